@@ -1,0 +1,113 @@
+"""Every command, once: its usage, its line in the help, its own help, and the module that does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """module: the file of `retrain.cli` whose ``main(arguments) -> int`` runs it."""
+
+    usage: str
+    summary: str
+    details: str
+    module: str
+
+
+RUN_REFERENCES = """\
+RUN is a run directory, or short for one under outputs/:
+  mini          the latest run of mini.toml
+  mini@-2       the one before that
+  2025-06-01    any beginning that fits one run only
+  latest        the latest run of all"""
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        usage="retrain CONFIG.toml [OVERRIDE …] [--FLAG VALUE …]",
+        summary="train what the TOML describes",
+        details="""\
+OVERRIDE   training.lr=1e-5     a value of the config, by its dotted name
+           algorithm=maxrl      a group file from conf/: the package's, or yours beside the TOML
+--FLAG     --lr 1e-5            the last part of any [training], [algorithm] or [logging] key
+           --optimizer-eps 1e-6 any other key, with its section in front
+           --config-dir DIR     one more folder of group files
+What is on the command line beats what is in a file. `retrain explain CONFIG.toml …` shows the outcome and starts
+nothing.
+
+The run directory is the only line on stdout; progress goes to stderr. Ctrl-C ends the run; `retrain resume RUN`
+goes on with it from its last checkpoint.""",
+        module="train",
+    ),
+    "explain": Command(
+        usage="retrain explain [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--all] [--json]",
+        summary="say what a config would do, and where each value comes from; start nothing",
+        details="""\
+Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those of a run.
+
+--all     every key, not only those that differ from the defaults
+--json    one JSON document on stdout: kind, config, sources, derived, problems, runs; errors as JSON on stderr""",
+        module="explain",
+    ),
+    "init": Command(
+        usage="retrain init [--template NAME] [--output FILE] [--list]",
+        summary="write a commented TOML to start from",
+        details="""\
+--template NAME   demo: a tiny model, about a minute on any CPU (the default)
+                  quickstart: a real model and your own problems, on one GPU
+--output FILE     where to write it (default retrain.toml); an existing file is never overwritten
+--list            show the templates and write nothing""",
+        module="init",
+    ),
+    "resume": Command(
+        usage="retrain resume RUN",
+        summary="go on with a run that was interrupted or failed, in place",
+        details=RUN_REFERENCES,
+        module="resume",
+    ),
+    "ui": Command(
+        usage="retrain ui [RUN] [--experiment NAME] [--port N]",
+        summary="serve the tracker's pages: a run's, or the charts of all runs",
+        details=f"""\
+Prints the address on stdout and serves it until Ctrl-C.
+
+--experiment NAME   without RUN: the experiment whose charts are shown (default retrain)
+--port N            default: a free one
+
+{RUN_REFERENCES}""",
+        module="ui",
+    ),
+    "sync": Command(
+        usage="retrain sync RUN",
+        summary="send to the tracker what it has missed of a run",
+        details=RUN_REFERENCES,
+        module="sync",
+    ),
+}
+
+
+def general_help() -> str:
+    """Return what `retrain --help` prints."""
+    width = max(len(name) for name in COMMANDS)
+    others = "\n".join(f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items() if name != "train")
+    return f"""\
+retrain: one TOML becomes one finished, tracked, repeatable reinforcement learning run
+
+  {COMMANDS["train"].usage}
+                             {COMMANDS["train"].summary}
+
+Commands:
+{others}
+
+  retrain COMMAND --help     more about one; retrain train --help: about overrides and flags
+  retrain --version
+
+New here:
+  retrain init               write retrain.toml, a run that takes about a minute on a CPU
+  retrain retrain.toml       do it"""
+
+
+def command_help(name: str) -> str:
+    """Return what `retrain COMMAND --help` prints."""
+    command = COMMANDS[name]
+    return f"{command.usage}\n\n{command.summary[0].upper()}{command.summary[1:]}.\n\n{command.details}"

@@ -1,0 +1,102 @@
+"""What follows from a config: counts, sizes, and the sentence that says them. Imports no tensor library."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from retrain import store
+from retrain.cli import formulas
+from retrain.cli.model_size import ModelSize, measure
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from pathlib import Path
+
+    from retrain.config.schema import RunConfig
+
+TOKEN_BYTES = 16  # id, log-probability, entropy, advantage: four bytes each, of which compression takes little
+TEXT_BYTES = 4  # a token's text, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """Numbers and sentences that `explain` shows and `--json` gives under ``derived``."""
+
+    completions_per_step: int
+    tokens_per_step_at_most: int
+    optimizer_steps: int
+    generated_batches: int
+    generated_tokens_at_most: int
+    clipping_can_act: bool
+    skips_uninformative: bool
+    skipping_reason: str
+    rollout_bytes_at_most: int
+    pipeline: list[str]
+    model: ModelSize
+    run_directory: Path
+
+
+def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
+    """Work out what a run of this config would do, with the functions that the run itself uses where there are any."""
+    training, algorithm = config.training, config.algorithm
+    completions = training.batch_size * training.group_size
+    batches = math.ceil(training.max_steps / algorithm.num_iterations)
+    tokens = completions * training.max_tokens
+    keep = config.logging.keep_rollouts
+    kept = batches if keep == "all" else 0 if keep == "none" else batches // int(keep)
+    skips, why = skipping(config)
+    return Derived(
+        completions_per_step=completions,
+        tokens_per_step_at_most=tokens,
+        optimizer_steps=training.max_steps,
+        generated_batches=batches,
+        generated_tokens_at_most=batches * tokens,
+        clipping_can_act=algorithm.num_iterations > 1,
+        skips_uninformative=skips,
+        skipping_reason=why,
+        rollout_bytes_at_most=kept * tokens * (TOKEN_BYTES + TEXT_BYTES),
+        pipeline=formulas.pipeline(algorithm),
+        model=measure(config),
+        run_directory=store.planned_directory(config, name, now),
+    )
+
+
+def skipping(config: RunConfig) -> tuple[bool, str]:
+    """Tell whether completions without advantage cost no backward pass, and why (not)."""
+    if not config.algorithm.skip_uninformative:
+        return False, "algorithm.skip_uninformative is false"
+    if config.algorithm.kl_coef > 0:
+        return False, f"kl_coef = {config.algorithm.kl_coef:g} gives every completion a gradient"
+    return True, "their gradient is zero"
+
+
+def sentence(config: RunConfig, derived: Derived) -> str:
+    """Say in words what the run does."""
+    training, passes = config.training, config.algorithm.num_iterations
+    shape = f"{training.batch_size} prompts × {training.group_size}"
+    use = "one optimiser step" if passes == 1 else f"{passes} optimiser steps"
+    clip = (
+        f"Clipping can act from the second of the {passes} steps on a batch"
+        if derived.clipping_can_act
+        else "Clipping cannot act: with num_iterations = 1 the ratio is 1"
+    )
+    skip = "skipped" if derived.skips_uninformative else "not skipped"
+    return (
+        f"Trains {config.model.model}: {derived.optimizer_steps:,} optimiser steps. Each batch is "
+        f"{derived.completions_per_step:,} completions ({shape}) of at most "
+        f"{training.max_tokens:,} tokens, {derived.tokens_per_step_at_most:,} at most, for {use}; "
+        f"{derived.generated_tokens_at_most:,} tokens at most in all. {clip}. "
+        f"Completions without advantage are {skip} in the backward pass: {derived.skipping_reason}."
+    )
+
+
+def bytes_text(count: int) -> str:
+    """Write a size as a person would: ``1.3 GB``."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

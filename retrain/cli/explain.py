@@ -1,0 +1,180 @@
+"""`retrain explain`: what a config would do and where each of its values comes from. Starts nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import shutil
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrain.cli.derived import Derived, bytes_text, derive, sentence
+from retrain.cli.extras import missing
+from retrain.cli.flags import take_switches
+from retrain.config.schema import KEYS
+from retrain.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrain.config import Composed
+    from retrain.config.origins import Origin
+
+DEFAULT_CONFIG = Path("retrain.toml")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the explanation of one config.
+
+    Raises:
+        ConfigError: everything that is wrong with it.
+    """
+    switches, rest = take_switches(arguments, "--json", "--all")
+    path, overrides = split_config(rest)
+    from retrain.config import compose
+
+    composed = compose(path, overrides)
+    derived = derive(composed.config, composed.name, dt.datetime.now().astimezone())
+    problems = [problem for problem in [missing("local", "training")] if problem]
+    if "--json" in switches:
+        print(json.dumps(document(composed, derived, problems), indent=2, ensure_ascii=False))
+    else:
+        print(text(composed, derived, problems, everything="--all" in switches))
+    return 0
+
+
+def split_config(arguments: Sequence[str]) -> tuple[Path, list[str]]:
+    """Take CONFIG off the arguments; retrain.toml of this folder when there is none.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    first = arguments[0] if arguments else ""
+    if first and not first.startswith(("-", "~")) and ("=" not in first or Path(first).is_file()):
+        return Path(first), list(arguments[1:])
+    if not DEFAULT_CONFIG.is_file():
+        raise ConfigError(
+            f"no config was given, and there is no {DEFAULT_CONFIG} here",
+            "retrain explain CONFIG.toml\nretrain init writes one",
+        )
+    return DEFAULT_CONFIG, list(arguments)
+
+
+# --- as text --------------------------------------------------------------------------------------------------------
+
+
+def text(composed: Composed, derived: Derived, problems: Sequence[Problem], *, everything: bool) -> str:
+    """Return the explanation for a person."""
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    parts = [textwrap.fill(sentence(composed.config, derived), width=width)]
+    if not everything:
+        parts.append(f"Set here (all {len(KEYS)} keys: --all):")
+    parts.append("\n".join(key_lines(composed, everything=everything)))
+    parts.append("\n".join(["Pipeline:", *(f"  {line}" for line in derived.pipeline)]))
+    parts.append("\n".join(fact_lines(derived)))
+    if problems:
+        parts.append("\n".join(["Problems:", *textwrap.indent("\n".join(map(str, problems)), "  ").splitlines()]))
+    return "\n\n".join(parts)
+
+
+def key_lines(composed: Composed, *, everything: bool) -> list[str]:
+    """Return a line per key: value, origin, and what it shadows. Without `everything`, those that were given."""
+    rows = []
+    for dotted, key in KEYS.items():
+        value = value_of(composed, dotted)
+        hidden = composed.shadowed.get(dotted, [])
+        if everything or value != key.default or hidden:
+            shadows = "; ".join(f"instead of {shown(old, dotted)} ({place})" for old, place in hidden)
+            rows.append((dotted, shown(value, dotted), str(origin_of(composed, dotted)), shadows))
+    if not rows:
+        return ["  nothing: every key has its default"]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [f"  {k:<{widths[0]}} = {v:<{widths[1]}}  {where:<{widths[2]}}  {hidden}" for k, v, where, hidden in rows]
+    return [line.rstrip() for line in lines]
+
+
+def fact_lines(derived: Derived) -> list[str]:
+    """Return the model's size, the disk and the place that the run would take."""
+    model = derived.model
+    if model.parameters is None or model.trainable is None:
+        size = model.note
+    else:
+        share = f"{model.trainable / model.parameters:.2%}"
+        trained = "all are trained"
+        if model.trainable != model.parameters:
+            trained = f"the adapter trains {model.trainable:,} ({share} of that)"
+        size = f"{model.parameters:,} parameters ({model.architecture}); {trained}"
+    return [
+        f"Model:      {size}",
+        f"Disk:       rollouts take at most about {bytes_text(derived.rollout_bytes_at_most)}",
+        f"Directory:  {derived.run_directory}",
+    ]
+
+
+def value_of(composed: Composed, dotted: str) -> Any:
+    section, _, name = dotted.partition(".")
+    return getattr(getattr(composed.config, section), name)
+
+
+def origin_of(composed: Composed, dotted: str) -> Origin:
+    """Return where a key's value comes from; for a free-form table, where its first entry does."""
+    origin = composed.origins[dotted]
+    entries = [found for key, found in composed.origins.items() if key.startswith(f"{dotted}.")]
+    return entries[0] if entries and origin.kind == "default" else origin
+
+
+def shown(value: Any, dotted: str) -> str:
+    """Return a value about as it would be written in TOML, secrets masked."""
+    return json.dumps(masked(value, dotted), ensure_ascii=False)
+
+
+def masked(value: Any, key: str) -> Any:
+    """Return a value that may be shown: secrets and passwords in URLs are stars, everything else keeps its type."""
+    from retrain.config import mask
+
+    if isinstance(value, dict):
+        return {name: masked(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list):
+        return [masked(item, key) for item in value]
+    text = mask(value, key)
+    return value if text == str(value) else text
+
+
+# --- as JSON --------------------------------------------------------------------------------------------------------
+
+
+def document(composed: Composed, derived: Derived, problems: Sequence[Problem]) -> dict[str, Any]:
+    """Return the explanation for a program. Its keys are a public contract."""
+    return {
+        "kind": "run",
+        "config": masked(dataclasses.asdict(composed.config), ""),
+        "sources": {
+            "files": [str(path) for path in composed.sources],
+            "keys": {dotted: source(composed, dotted) for dotted in KEYS},
+        },
+        "derived": {
+            **dataclasses.asdict(derived),
+            "run_directory": str(derived.run_directory),
+            "sentence": sentence(composed.config, derived),
+        },
+        "problems": [dataclasses.asdict(problem) for problem in problems],
+        "runs": [
+            {
+                "name": composed.name,
+                "directory": str(derived.run_directory),
+                "seed": composed.config.training.seed,
+                "steps": composed.config.training.max_steps,
+            }
+        ],
+    }
+
+
+def source(composed: Composed, dotted: str) -> dict[str, Any]:
+    """Return a key's origin and what it shadows, nearest first."""
+    hidden = composed.shadowed.get(dotted, [])
+    return {
+        **dataclasses.asdict(origin_of(composed, dotted)),
+        "shadows": [{"value": masked(value, dotted), **dataclasses.asdict(place)} for value, place in hidden],
+    }

@@ -1,0 +1,108 @@
+"""The front door: `retrain CONFIG.toml` trains, `retrain COMMAND` does something else.
+
+Data go to stdout, everything else to stderr. Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130
+interrupted. Only the standard library is imported here; a command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrain import __version__
+from retrain.cli.commands import COMMANDS, command_help, general_help
+from retrain.errors import ConfigError, Problem, RetrainError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code. What is not a `RetrainError` is a defect and propagates."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without UTF-8 must not end a run
+    try:
+        code = dispatch(arguments)
+        sys.stdout.flush()
+    except RetrainError as error:
+        show_error(error, as_json="--json" in arguments)
+        return error.exit_code
+    except BrokenPipeError:  # `retrain explain | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Find the command that the first argument names, and run it."""
+    first = arguments[0] if arguments else "--help"
+    if first in ("--help", "-h"):
+        print(general_help())
+        return 0
+    if first == "--version":
+        print(f"retrain {__version__}")
+        return 0
+    name, rest = (first, arguments[1:]) if first in COMMANDS else ("train", arguments)
+    if "--help" in rest or "-h" in rest:
+        print(command_help(name))
+        return 0
+    if name == "train" and rest:
+        check_config(rest[0], rest)
+    return importlib.import_module(f"retrain.cli.{COMMANDS[name].module}").main(rest)
+
+
+def check_config(first: str, arguments: Sequence[str]) -> None:
+    """Refuse a first argument that is no TOML file, saying what was probably meant.
+
+    Raises:
+        ConfigError: it is an option, a folder, or neither a command nor a file.
+    """
+    path = Path(first)
+    if path.is_file():
+        return
+    if first.startswith("-") or "=" in first:
+        raise ConfigError(
+            f'"{first}" comes before the config; write it after: retrain CONFIG.toml {" ".join(arguments)}'
+        )
+    if path.is_dir():
+        raise ConfigError(
+            f"{first} is a folder, a TOML file is needed",
+            f"to run a run again: retrain {path / 'config.toml'}\nto go on with it: retrain resume {first}",
+        )
+    files = sorted(str(file.relative_to(path.parent)) for file in path.parent.glob("*.toml"))
+    wanted = path.name if files else first
+    if path.suffix == ".toml":
+        near = nearest(wanted, files)
+        question = f'; did you mean "{path.parent / near}"?' if near else ""
+        raise ConfigError(
+            Problem(message=f"there is no file {first}{question}", hint="retrain init writes one to start from")
+        )
+    near = f"{first}.toml" if f"{first}.toml" in files else nearest(first, [*COMMANDS, *files])
+    question = f'; did you mean "{near}"?' if near else ""
+    listed = ", ".join(name for name in COMMANDS if name != "train")
+    raise ConfigError(f'"{first}" is neither a command nor a file{question}', f"commands: {listed}\nretrain --help")
+
+
+def show_error(error: RetrainError, *, as_json: bool) -> None:
+    """Write every problem to stderr: as lines, or as one JSON document whose `error` is the first of them."""
+    if as_json:
+        problems = [
+            {"code": error.code, "key": p.key, "file": p.file, "line": p.line, "message": p.message, "hint": p.hint}
+            for p in error.problems
+        ]
+        print(json.dumps({"error": problems[0], "problems": problems}, indent=2, ensure_ascii=False), file=sys.stderr)
+        return
+    for problem in error.problems:
+        print(f"error: {problem}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

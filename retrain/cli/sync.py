@@ -1,0 +1,29 @@
+"""`retrain sync RUN`: send to the tracker what it has missed."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from retrain.cli import extras
+from retrain.cli.flags import one_run
+from retrain.cli.references import find_run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Send what is missing now; 1 when the tracker still misses something afterwards.
+
+    Raises:
+        ConfigError: no such run, or no tracker installed.
+    """
+    run_dir = find_run(one_run("sync", arguments))
+    extras.require("tracking", "sending a run to its tracker")
+    from retrain.tracking.follower import sync
+
+    def report(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    return 0 if sync(run_dir, report) else 1

@@ -1,0 +1,181 @@
+"""A TOML and a command line become one `RunConfig`, and every value knows where it comes from.
+
+    schema < parents < the TOML < group choices on the command line < values on the command line
+
+Stage one (standard library only) reads files and arguments into layers and reports everything that is wrong with them.
+Stage two merges the layers through Hydra (`merge`) and checks the keys against each other (`check`).
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import retrain
+from retrain.config import arguments as command_line
+from retrain.config import toml
+from retrain.config.check import check
+from retrain.config.interpolation import escape, rerunnable
+from retrain.config.layers import Library, Reader, package_conf
+from retrain.config.merge import merge, no_garbage_collection
+from retrain.config.origins import Layer, Origin, table_below, trace
+from retrain.config.schema import KEYS, RunConfig
+from retrain.config.secrets import load_dotenv
+from retrain.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed:
+    """A config, whole, with the story of each of its values."""
+
+    config: RunConfig
+    path: Path | None
+    name: str  # the TOML's stem; "retrain" without a TOML
+    origins: Mapping[str, Origin]  # dotted key → where its value comes from; entries of tables have their own
+    shadowed: Mapping[str, Sequence[tuple[Any, Origin]]]  # what the key would have been, nearest first
+    sources: Sequence[Path]  # every TOML that was read
+    places: Sequence[Path]  # where plugins and data files are looked for: the TOML's folder, the working directory
+    written: Mapping[str, Any]  # every key's value before interpolation
+
+    @property
+    def cwd(self) -> Path:
+        """The working directory, which other relative paths are relative to."""
+        return self.places[-1]
+
+    def replace(self, key: str, value: Any, why: str) -> Composed:
+        """Return a copy with one value set by the program itself, such as a drawn seed."""
+        section, _, name = key.partition(".")
+        config = replace(self.config, **{section: replace(getattr(self.config, section), **{name: value})})
+        given = [] if self.origins[key].kind == "default" else [(self.written[key], self.origins[key])]
+        return replace(
+            self,
+            config=config,
+            origins={**self.origins, key: Origin(kind="drawn", text=why)},
+            shadowed={**self.shadowed, key: [*given, *self.shadowed.get(key, ())]},
+            written={**self.written, key: escape(value)},
+        )
+
+    def to_toml(self) -> str:
+        """Return the TOML that gives this config again: every key, resolved unless it needs the environment."""
+        sections: dict[str, dict[str, Any]] = {}
+        for dotted, key in KEYS.items():
+            value = getattr(getattr(self.config, key.section), key.name)
+            sections.setdefault(key.section, {})[key.name] = rerunnable(self.written[dotted], value, self.written)
+        source = self.path.name if self.path else "the command line alone"
+        head = (
+            f"# The resolved config of a run, made by retrain {retrain.__version__} from {source}.\n"
+            "# retrain config.toml runs it again, as a new run.\n\n"
+        )
+        return head + toml.write(sections)
+
+
+def compose(path: Path | None, arguments: Sequence[str] = (), *, cwd: Path | None = None) -> Composed:
+    """Compose a config.
+
+    Args:
+        path: the user's TOML; None: schema and command line only.
+        arguments: the command line after it: Hydra overrides, group choices, flags, ``--config-dir DIR``.
+        cwd: where relative paths, plugins and ``.env`` are looked for; the working directory by default.
+
+    Raises:
+        ConfigError: all problems of a stage: of files and arguments, else of the composed config.
+    """
+    cwd = Path.cwd() if cwd is None else cwd.resolve()
+    with no_garbage_collection():
+        plan = _read(path, arguments, cwd)
+        origins, shadowed = trace([*plan.files, *plan.above])
+        config, written = merge(plan.files, plan.above, plan.overrides, plan.library, origins, plan.places)
+    composed = Composed(
+        config=config,
+        path=path,
+        name=path.stem if path else "retrain",
+        origins=origins,
+        shadowed=shadowed,
+        sources=plan.sources,
+        places=plan.places,
+        written=written,
+    )
+    composed = _locate_data(composed)
+    problems = check(composed)
+    if problems:
+        raise ConfigError(problems)
+    return composed
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Stage one's result: everything that will be merged, checked piece by piece."""
+
+    files: Sequence[Layer]
+    above: Sequence[Layer]  # the command line: its group choices, then its values
+    overrides: Sequence[str]  # the command line in Hydra's grammar
+    library: Library
+    sources: Sequence[Path]
+    places: Sequence[Path]
+
+
+def _read(path: Path | None, arguments: Sequence[str], cwd: Path) -> _Plan:
+    """Read files and arguments into layers.
+
+    Raises:
+        ConfigError: everything that is wrong with them.
+    """
+    given = command_line.read(arguments, cwd)
+    places = list(dict.fromkeys([*_beside(cwd / path), cwd])) if path else [cwd]
+    reader = Reader(cwd, places)
+    files = reader.chain(cwd / path) if path else []
+    beside = [file.path.parent / "conf" for file in reversed(files)] if path else [cwd / "conf"]
+    folders = [f.resolve() for f in [*reversed(given.config_dirs), *beside, package_conf()] if f.is_dir()]
+    library = Library(list(dict.fromkeys(folders)), cwd)
+    plan = _Plan(
+        files=[layer for file in files for layer in reader.file_layers(file, library)],
+        above=[*reader.choice_layers(list(given.choices.values()), library), given.layer()],
+        overrides=given.overrides(),
+        library=library,
+        sources=reader.sources,
+        places=places,
+    )
+    problems = [*reader.problems, *given.problems, *given.check(places), *load_dotenv(cwd)]
+    problems += _absent_removals(plan, given)
+    if problems:
+        raise ConfigError(problems)
+    return plan
+
+
+def _beside(path: Path) -> Iterator[Path]:
+    """Yield the TOML's folder and, for the config of a run, that of the TOML it was made from: plugins lie there."""
+    folder = path.resolve().parent
+    yield folder
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not a run directory
+        source = json.loads((folder / "run.json").read_text(encoding="utf-8"))["source"]
+        if source:
+            yield Path(source).parent
+
+
+def _absent_removals(plan: _Plan, given: command_line.Arguments) -> Iterator[Problem]:
+    """Yield a problem for each ``~table.entry`` that is not there to be removed."""
+    for removal in given.removals():
+        held = table_below([*plan.files, *plan.above], removal.key.dotted)
+        entries: Any = held
+        for name in removal.path:
+            entries = entries.get(name) if isinstance(entries, dict) else None
+        if entries is None:
+            message = f"[{removal.key.dotted}] has no {'.'.join(removal.path)} to remove"
+            yield removal.origin.problem(message, f"it holds {', '.join(held) or 'nothing'}", removal.key.dotted)
+
+
+def _locate_data(composed: Composed) -> Composed:
+    """Make a data file beside the TOML relative to the working directory, so that the run's own TOML finds it too."""
+    data = composed.config.data
+    beside = composed.places[0] / data.path
+    if not data.path or Path(data.path).is_absolute() or composed.places[0] == composed.cwd or not beside.exists():
+        return composed
+    shown = toml.show_path(beside, composed.cwd)
+    config = replace(composed.config, data=replace(data, path=shown))
+    return replace(composed, config=config, written={**composed.written, "data.path": escape(shown)})

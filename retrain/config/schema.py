@@ -1,0 +1,292 @@
+"""Every config key, once: name, type, default, allowed values, unit and meaning.
+
+Validation, flags, `explain`, completion, the manual and the configuration reference are all derived from these
+dataclasses; there is no second list of keys. Only the standard library is imported here.
+
+A key enters when it works. Names are a public contract: ``[section] key`` in TOML, ``section.key=value`` and
+``--section-key value`` on the command line.
+"""
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Dict, List, get_type_hints  # Dict, List: OmegaConf reads these at run time
+
+GROUPS = ("model", "algorithm", "backend", "inference", "reward", "data")
+"""Sections that are also config groups: each of their files in `conf/` sets keys of its own section only."""
+
+
+def key(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] = (),
+    registry: str = "",
+    secret: bool = False,
+    owner: str = "",
+    identity: bool = False,
+) -> Any:
+    """Declare a config key.
+
+    low, high: inclusive bounds; above: exclusive lower bound
+    choices:   the only allowed texts
+    registry:  the value is a name from this family of `retrain.registry`, or ``pkg.mod:attr``
+    secret:    a literal value is refused and never echoed; write ``${oc.env:NAME}``
+    owner:     for free-form tables: the dotted key whose change drops the table
+    identity:  part of what its section's group files choose: each of them sets it
+    """
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "above": above,
+        "choices": choices,
+        "registry": registry,
+        "secret": secret,
+        "owner": owner,
+        "identity": identity,
+    }
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class Model:
+    """Which language model is trained, and how it is loaded."""
+
+    model: str = key("Qwen/Qwen3-4B-Instruct-2507", "hub id, local folder, or builtin:tiny", identity=True)
+    revision: str = key("", "branch, tag or commit on the hub; empty: the default branch")
+    local_files_only: bool = key(False, "never ask the hub: use what is in the local cache")
+    lora_rank: int = key(32, "rank of the LoRA adapter; 0: train every weight, then give training.lr", low=0)
+    dtype: str = key(
+        "auto",
+        "number format of the weights; auto: bfloat16 on a GPU that has it, float32 on a CPU",
+        choices=("auto", "float32", "bfloat16", "float16", "float64"),
+    )
+    attn_implementation: str = key("auto", "attention kernel; auto: sdpa", choices=("auto", "sdpa", "eager"))
+
+
+@dataclass
+class Lora:
+    """The shape of the LoRA adapter (arXiv 2106.09685)."""
+
+    alpha: float = key(
+        32.0, "scale: the update is (alpha / rank)·B·A, so the best lr hardly depends on the rank", above=0
+    )
+    dropout: float = key(0.0, "share of adapter inputs zeroed while training", low=0.0, high=0.99)
+    target_modules: str = key("all-linear", "which layers get an adapter: all-linear, or module names joined by commas")
+
+
+@dataclass
+class Algorithm:
+    """From rewards to advantages, and the policy loss."""
+
+    advantage_mode: str = key(
+        "grpo", "how rewards become one advantage per completion", registry="baseline", identity=True
+    )
+    transform_mode: str = key("none", "how that becomes one advantage per token", choices=("none",), identity=True)
+    scale_rewards: str = key(
+        "none",
+        "grpo only: divide by the standard deviation of the group or the batch",
+        choices=("none", "group", "batch"),
+    )
+    skip_uninformative: bool = key(True, "spend no backward pass on completions whose advantages are all zero")
+    mask_truncated: bool = key(False, "leave completions cut at max_tokens out of the loss")
+    loss_type: str = key(
+        "dapo",
+        "TRL's policy loss",
+        choices=("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "vespo", "luspo"),
+    )
+    importance_sampling_level: str = key(
+        "token", "one ratio per token or per completion", choices=("token", "sequence")
+    )
+    kl_coef: float = key(0.0, "weight of the KL penalty towards the starting model", low=0.0)
+    clip_eps: float = key(0.2, "the ratio may move this far below 1", low=0.0)
+    clip_eps_high: float = key(
+        0.0, "and this far above; 0: the same. cispo needs an explicit one of at least 1", low=0.0
+    )
+    delta: float = key(0.0, "two-sided clip: an upper bound on the ratio of bad completions; 0: off", low=0.0)
+    num_iterations: int = key(1, "optimiser steps on each generated batch", low=1)
+
+    @property
+    def skips_zero_rows(self) -> bool:
+        """Whether a completion of zero advantage costs no backward pass: a KL penalty would give it a gradient."""
+        return self.skip_uninformative and self.kl_coef == 0.0
+
+
+@dataclass
+class Training:
+    """The loop: how much, how long, how fast."""
+
+    seed: int = key(42, "of everything random; -1: draw one and record it", low=-1, high=2**31 - 1)
+    max_steps: int = key(500, "optimiser steps", low=1)
+    batch_size: int = key(8, "prompts a step, over all devices", low=1)
+    group_size: int = key(16, "completions per prompt", low=2)
+    max_tokens: int = key(2048, "longest completion, in tokens", low=1)
+    temperature: float = key(1.0, "divides the logits, in the sampler and in the loss alike", above=0.0)
+    top_p: float = key(
+        1.0,
+        "sample from the smallest set of tokens with this probability; below 1 the loss is biased",
+        above=0.0,
+        high=1.0,
+    )
+    stop: List[str] = key([], "texts that end a completion")
+    lr: float = key(4e-5, "learning rate of AdamW", low=0.0)
+    lr_schedule: str = key("constant", "after the warm-up", choices=("constant", "linear", "cosine"))
+    warmup_steps: int = key(0, "steps over which the learning rate rises from 0", low=0)
+    weight_decay: float = key(0.0, "of AdamW", low=0.0)
+    max_grad_norm: float = key(1.0, "clip the gradient to this norm; 0: do not", low=0.0)
+    max_examples: int = key(0, "use only this many examples; 0: all", low=0)
+    shuffle: bool = key(True, "draw a new order for each pass over the data")
+    save_every: int = key(20, "steps between checkpoints; 0: only at the end", low=0)
+    keep_checkpoints: int = key(2, "how many checkpoints stay on disk", low=1)
+    micro_batch_size: int = key(0, "completions in one forward pass; 0: chosen from max_tokens", low=0)
+    gradient_checkpointing: str = key(
+        "auto",
+        "recompute activations in the backward pass: less memory, more time; auto: on a GPU",
+        choices=("auto", "on", "off"),
+    )
+
+
+@dataclass
+class Optimizer:
+    """AdamW (arXiv 1711.05101)."""
+
+    beta1: float = key(0.9, "decay of the gradient's running mean", low=0.0, high=0.9999999)
+    beta2: float = key(0.95, "decay of its running square", low=0.0, high=0.9999999)
+    eps: float = key(1e-8, "added to the denominator", above=0.0)
+
+
+@dataclass
+class Backend:
+    """Who computes gradients, and where."""
+
+    backend: str = key("local", "who owns the training loop", registry="backend", identity=True)
+    devices: str = key("auto", "auto: the first GPU if there is one; or cpu, gpu:0, cuda:0")
+    adapter_path: str = key(
+        "", "also write the final adapter here, in one move after success; empty: only into the run"
+    )
+    options: Dict[str, Any] = key({}, "options of the backend itself", owner="backend.backend")
+
+
+@dataclass
+class Inference:
+    """Who samples completions."""
+
+    engine: str = key("pytorch", "the sampler", registry="engine", identity=True)
+    weights: str = key(
+        "auto",
+        "shared: the training weights; shadow: a merged copy, faster; auto: shadow where memory allows",
+        choices=("auto", "shared", "shadow"),
+    )
+
+
+@dataclass
+class Data:
+    """Where problems come from, and how they are put to the model."""
+
+    source: str = key("math", "name of a source", registry="data", identity=True)
+    path: str = key("", "jsonl: the file")
+    name: str = key("", "hf: the data set's hub id; math: subjects; arithmetic: a recipe such as +-:1-3", identity=True)
+    split: str = key("train", "which part of the data set")
+    prompt_key: str = key("", "column that holds the problem; empty: the source's own")
+    answer_key: str = key("", "column that holds the reference answer; empty: the source's own")
+    system_prompt: str = key("", "sent before every problem; empty: none")
+    instruction: str = key(
+        "auto", "appended to every problem; auto: the source's own, by default a request for \\boxed{}"
+    )
+    chat_template_args: Dict[str, Any] = key(
+        {}, "given to the chat template, e.g. enable_thinking = false", owner="model.model"
+    )
+
+
+@dataclass
+class Reward:
+    """What is worth something."""
+
+    type: str = key("", "how a completion is scored; empty: the data source's own", registry="reward", identity=True)
+    timeout: float = key(5.0, "seconds for one completion, then it is unscorable", above=0.0)
+    workers: int = key(0, "scoring processes; 0: one per CPU core, at most 8", low=0)
+
+
+@dataclass
+class Logging:
+    """What is written, and where it is tracked."""
+
+    log_dir: str = key("", "the run directory; empty: outputs/<toml name>/<time>")
+    run_name: str = key("", "name in the tracker; empty: made from the run directory")
+    experiment: str = key("retrain", "the tracker's experiment")
+    tracking_uri: str = key("", "MLflow store; empty: MLFLOW_TRACKING_URI, else sqlite under outputs/; none: off")
+    tags: Dict[str, str] = key({}, "tags of the run in the tracker")
+    log_completions: int = key(4, "completions a step shown in the tracker", low=0)
+    keep_rollouts: str = key("all", "which steps' completions are kept on disk: all, none, or every n-th")
+    log_adapter: bool = key(False, "upload the final adapter to the tracker; its path is always a tag")
+    wandb_project: str = key("", "also send to this Weights & Biases project; empty: off")
+    wandb_run_name: str = key("", "name there; empty: the run's")
+    wandb_entity: str = key("", "team or user there")
+    wandb_group: str = key("", "group there")
+    wandb_tags: List[str] = key([], "tags there")
+
+
+@dataclass
+class RunConfig:
+    """One run, whole."""
+
+    model: Model = field(default_factory=Model)
+    lora: Lora = field(default_factory=Lora)
+    algorithm: Algorithm = field(default_factory=Algorithm)
+    training: Training = field(default_factory=Training)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    backend: Backend = field(default_factory=Backend)
+    inference: Inference = field(default_factory=Inference)
+    data: Data = field(default_factory=Data)
+    reward: Reward = field(default_factory=Reward)
+    logging: Logging = field(default_factory=Logging)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """One leaf of the schema, as everything that reads the schema sees it."""
+
+    section: str
+    name: str
+    type: Any  # str, int, float, bool, List[str], Dict[str, Any], ...
+    default: Any
+    help: str
+    low: float | None
+    high: float | None
+    above: float | None
+    choices: tuple[str, ...]
+    registry: str
+    secret: bool
+    owner: str
+    identity: bool
+
+    @property
+    def dotted(self) -> str:
+        return f"{self.section}.{self.name}"
+
+
+def keys_of(section: str, cls: type) -> list[Key]:
+    """Return the keys that a section's dataclass declares, in order; also those of a backend's options."""
+    types = get_type_hints(cls)
+    found = []
+    for leaf in fields(cls):
+        default = leaf.default if leaf.default is not MISSING else leaf.default_factory()  # type: ignore[misc]  one is set
+        found.append(Key(section=section, name=leaf.name, type=types[leaf.name], default=default, **leaf.metadata))
+    return found
+
+
+def _leaves() -> dict[str, Key]:
+    sections = get_type_hints(RunConfig)
+    return {key.dotted: key for section in fields(RunConfig) for key in keys_of(section.name, sections[section.name])}
+
+
+KEYS: dict[str, Key] = _leaves()
+"""Every leaf by its dotted name, in the order of the file."""
+
+SECTIONS: tuple[str, ...] = tuple(f.name for f in fields(RunConfig))

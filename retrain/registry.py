@@ -1,0 +1,182 @@
+"""Everything that a config chooses by name: built-in table, entry point, or ``pkg.mod:attr``.
+
+    [reward] type = "math"                  the table below
+    [reward] type = "strict"                an installed package's entry point in the group ``retrain.rewards``
+    [reward] type = "my_rewards:strict"     a module beside the TOML, in the working directory or installed
+
+`describe` and `check` look a name up without importing its module; `resolve` imports it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from retrain.errors import ConfigError, Problem, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A named choice: where its code is, what it does in a line, and its option dataclass (import-light) if any."""
+
+    target: str  # "package.module:attribute"
+    summary: str
+    options: str = ""  # "package.module:Dataclass"
+    formula: str = ""  # baselines and transforms: what it computes, in a line of maths, for `explain`
+
+
+BUILTIN: dict[str, dict[str, Entry]] = {
+    "baseline": {
+        "grpo": Entry(
+            target="retrain.advantages.baselines:Grpo",
+            summary="reward minus the group's mean",
+            formula="A = r − mean(group)",
+        ),
+        "maxrl": Entry(
+            target="retrain.advantages.baselines:MaxRl",
+            summary="that, divided by the group's mean: rare successes count more",
+            formula="A = (r − m) / (m + 1e-6),  m = mean(group)",
+        ),
+        "rloo": Entry(
+            target="retrain.advantages.baselines:Rloo",
+            summary="reward minus the mean of the group's other completions",
+            formula="A = r − mean(the group's other completions)",
+        ),
+        "reinforce_pp": Entry(
+            target="retrain.advantages.baselines:ReinforcePp",
+            summary="grpo, then normalised over the batch",
+            formula="A = r − mean(group), then (A − mean(batch)) / (std(batch) + 1e-8)",
+        ),
+    },
+    "backend": {
+        "local": Entry(
+            target="retrain.backends.local:LocalBackend",
+            summary="TRL and PEFT on this machine's CPU or GPU",
+            options="retrain.backends.options:LocalOptions",
+        ),
+    },
+    "engine": {
+        "pytorch": Entry(
+            target="retrain.engines.pytorch:PytorchEngine",
+            summary="in process, on the training weights or a merged copy",
+        ),
+    },
+    "data": {
+        "math": Entry(
+            target="retrain.data.hub:load_math", summary="EleutherAI/hendrycks_math: 7 500 competition problems"
+        ),
+        "gsm8k": Entry(target="retrain.data.hub:load_gsm8k", summary="openai/gsm8k: grade-school word problems"),
+        "arithmetic": Entry(target="retrain.data.arithmetic:load", summary="generated sums, no download"),
+        "jsonl": Entry(target="retrain.data.jsonl:load", summary="a file of your own, one JSON object a line"),
+        "hf": Entry(target="retrain.data.hub:load_hf", summary="any data set of the Hugging Face hub"),
+    },
+    "reward": {
+        "match": Entry(target="retrain.rewards.match:Match", summary="the last \\boxed{} equals the reference"),
+        "math": Entry(
+            target="retrain.rewards.math:Math", summary="mathematically equal (math-verify), in worker processes"
+        ),
+        "random": Entry(target="retrain.rewards.random:Random", summary="a coin: the control that must not learn"),
+    },
+}
+"""Family → name → entry. A new choice is one file plus one line here."""
+
+
+@cache
+def names(kind: str) -> dict[str, Entry]:
+    """Return every name of a family: the built-in ones, then those of installed packages."""
+    found = dict(BUILTIN[kind])
+    for point in entry_points(group=f"retrain.{kind}s"):
+        origin = point.dist.name if point.dist else "an installed package"
+        found.setdefault(point.name, Entry(target=point.value, summary=f"from {origin}"))
+    return found
+
+
+def is_import_path(name: str) -> bool:
+    """Tell ``pkg.mod:attr`` and ``pkg.mod.attr`` from a plain name."""
+    return ":" in name or "." in name
+
+
+def _split(name: str) -> tuple[str, str]:
+    module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
+    return module, attribute
+
+
+@contextlib.contextmanager
+def search_path(places: Sequence[Path]) -> Generator[None]:
+    """Find plugin modules beside the TOML and in the working directory, before installed ones."""
+    added = [str(place.resolve()) for place in places]
+    sys.path[:0] = added
+    try:
+        importlib.invalidate_caches()
+        yield
+    finally:
+        for place in added:
+            sys.path.remove(place)
+
+
+def check(
+    kind: str, name: str, *, places: Sequence[Path], file: str = "", line: int = 0, key: str = ""
+) -> Problem | None:
+    """Say what is wrong with a name, without importing anything it names. None: it can be looked up."""
+    if name in names(kind):
+        return None
+    if not is_import_path(name):
+        return unknown_name(
+            kind=f"known {kind}",
+            name=name,
+            known=[*names(kind), '"module:attribute" of your own'],
+            file=file,
+            line=line,
+            key=key,
+        )
+    module, attribute = _split(name)
+    top = module.split(".")[0]
+    with search_path(places):
+        try:
+            found = importlib.util.find_spec(top) if top.isidentifier() and attribute.isidentifier() else None
+        except (ImportError, ValueError):
+            found = None
+    if found is None:
+        looked = ", ".join(str(place) for place in places)
+        return Problem(
+            message=f'{key} = "{name}": there is no module {top}',
+            hint=f"looked in {looked} and the installed packages",
+            file=file,
+            line=line,
+            key=key,
+        )
+    return None
+
+
+def resolve(kind: str, name: str, *, places: Sequence[Path]) -> Any:
+    """Import what a name stands for.
+
+    Raises:
+        ConfigError: the module cannot be imported or has no such attribute; the message names both.
+    """
+    entry = names(kind).get(name)
+    module_name, attribute = _split(entry.target if entry else name)
+    with search_path(places):
+        try:
+            value: Any = importlib.import_module(module_name)
+        except Exception as error:  # a plugin may fail in any way; a built-in one must not be hidden
+            if entry is not None and name in BUILTIN[kind]:
+                raise
+            raise ConfigError(
+                f'{kind} "{name}": importing {module_name} failed: {type(error).__name__}: {error}'
+            ) from error
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            raise ConfigError(f'{kind} "{name}": {module_name} has no attribute {attribute}')
+        value = getattr(value, part)
+    return value

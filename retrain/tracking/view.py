@@ -1,0 +1,127 @@
+"""The saved view of the runs page: our charts in reading order, stored as one tag of the experiment.
+
+MLflow 3.15 and later list tags named ``mlflow.sharedViewState.<id>`` under *Views*; ``?viewStateShareKey=<id>`` opens
+one. The tag holds {name, createdAt, updatedAt, state}; `state` is JSON, deflated and base64-encoded behind "deflate;".
+The format is MLflow's own and not documented: it lives here only, and a test looks for it in the installed MLflow.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+import zlib
+from typing import Any
+
+TAG = "mlflow.sharedViewState."
+VIEW = "retrain"  # the view of an experiment's single runs
+TAG_LIMIT = 5000  # characters that every server takes; 3.17 takes 20 000
+RUNS = "tags.`retrain.kind` = 'run'"
+
+# section → metric keys, in the order in which a researcher reads them
+SECTIONS = {
+    "reward": ["reward/correct_rate", "reward/mean", "reward/std", "reward/unscorable", "reward/errors"],
+    "completion": ["completion/length_mean", "completion/truncated_rate"],
+    "entropy": ["entropy/mean"],
+    "groups": ["groups/informative", "groups/all_correct", "groups/all_wrong"],
+    "policy": ["policy/grad_norm", "policy/loss", "policy/clip_share", "policy/kl"],
+    "ratio": ["ratio/p99", "ratio/outside"],
+    "time": ["time/total", "time/generate", "time/train", "time/score"],
+    "tokens": ["tokens/generated", "tokens/trained"],
+}
+HIDDEN = [
+    "policy/lr",
+    "completion/length_max",
+    "ratio/p50",
+    "ratio/p95",
+    "advantage/max_abs",
+    "final/correct_rate",
+    "final/reward",
+]
+OPEN_SECTIONS = {"reward", "completion", "entropy", "groups"}
+COLUMNS = [
+    "tags.`condition`",
+    "tags.`seed`",
+    "metrics.`final/correct_rate`",
+    "metrics.`reward/correct_rate`",
+    "metrics.`completion/length_mean`",
+    "metrics.`entropy/mean`",
+    "attributes.`Duration`",
+]
+
+
+def view_state() -> dict[str, Any]:
+    """The page's state: which runs, which columns, which charts. Every run is a line of its own."""
+    charts = [_chart(key) for keys in SECTIONS.values() for key in keys] + [_chart(key, deleted=True) for key in HIDDEN]
+    return {
+        "searchFilter": RUNS,
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "groupBy": None,
+        "useGroupedValuesInCharts": False,
+        "selectedColumns": COLUMNS,
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": charts,
+        "compareRunSections": [_section(name) for name in SECTIONS],
+        "isAccordionReordered": True,
+        "hideEmptyCharts": True,
+        "globalLineChartConfig": {"xAxisKey": "step", "lineSmoothness": 0, "selectedXAxisMetricKey": ""},
+    }
+
+
+def _section(name: str) -> dict[str, Any]:
+    shown = name in OPEN_SECTIONS
+    fixed = {"isReordered": True, "deleted": False, "isGenerated": True}
+    return {"uuid": f"retrain-{name}", "name": name, "display": shown, **fixed}
+
+
+def _chart(key: str, *, deleted: bool = False) -> dict[str, Any]:
+    section, _, name = key.rpartition("/")
+    return {
+        "type": "LINE",
+        "uuid": f"retrain-{key}",
+        "metricSectionId": f"retrain-{section}",
+        "isGenerated": True,
+        "deleted": deleted,
+        "metricKey": key,
+        "displayName": name,
+        "lineSmoothness": 0,
+        "scaleType": "linear",
+        "xAxisScaleType": "linear",
+        "xAxisKey": "step",
+        "selectedXAxisMetricKey": "",
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+        "range": {},
+        "ignoreOutliers": False,
+        "useGlobalXaxisKey": True,
+        "useGlobalLineSmoothing": True,
+    }
+
+
+def packed_state() -> str:
+    """The state as the tag holds it."""
+    return "deflate;" + base64.b64encode(zlib.compress(json.dumps(view_state()).encode(), 9)).decode()
+
+
+def save_view(client: Any, experiment: Any) -> None:
+    """Store the view on an MLflow experiment, unless it is there as it is now."""
+    state = packed_state()
+    there = json.loads(experiment.tags.get(TAG + VIEW, "{}"))
+    if there.get("state") == state:
+        return
+    now = int(time.time() * 1000)
+    value = json.dumps({"name": VIEW, "createdAt": there.get("createdAt", now), "updatedAt": now, "state": state})
+    assert len(value) <= TAG_LIMIT, f"the view takes {len(value)} characters, an experiment tag holds {TAG_LIMIT}"
+    client.set_experiment_tag(experiment.experiment_id, TAG + VIEW, value)
+
+
+def experiment_page(server: str, experiment_id: str) -> str:
+    """Address of the charts of an experiment. With a filter or an order in it, MLflow would ignore the view."""
+    query = f"viewStateShareKey={VIEW}&compareRunsMode=CHART&workflowType=machine_learning"
+    return f"{server}/#/experiments/{experiment_id}/runs?{query}"
+
+
+def run_page(server: str, experiment_id: str, run_id: str) -> str:
+    """Address of the curves of one run."""
+    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}/model-metrics"

@@ -1,0 +1,87 @@
+"""Weights & Biases: the same projection as MLflow's, for those who look there. Optional.
+
+wandb keeps what it is given on disk and sends it in a process of its own, offline too (WANDB_MODE=offline).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from retrain.errors import Problem
+from retrain.tracking import describe
+from retrain.tracking.completions import COLUMNS, completions_table
+
+if TYPE_CHECKING:
+    from retrain.tracking.folder import Ending, Line, RunFolder
+    from retrain.tracking.watermark import Sent
+
+INIT_SECONDS = 30.0  # for the server to answer; then the follower backs off and tries again
+
+
+def check_wandb() -> Problem | None:
+    """Say what is missing when `logging.wandb_project` is set; known before training, without importing wandb."""
+    if importlib.util.find_spec("wandb") is not None:
+        return None
+    return Problem(
+        message="logging.wandb_project is set, and the package wandb is not installed",
+        hint='pip install "retrain[wandb]"',
+        key="logging.wandb_project",
+    )
+
+
+class WandbSink:
+    """Sends one run directory to a Weights & Biases project. Every method may fail half-way and be called again."""
+
+    name = "wandb"
+
+    def __init__(self, folder: RunFolder, sent: Sent) -> None:
+        self.folder, self.sent = folder, sent
+        self.run: Any = None
+
+    def open(self, *, running: bool) -> None:  # noqa: ARG002  wandb has no state to set back: an open run is running
+        """Start the run, or go on with it under the id that it was started with."""
+        import wandb
+
+        record, setting = self.folder.record(), self.folder.setting
+        if not self.sent.run_id:
+            self.sent.run_id = uuid.uuid4().hex[:8]
+            self.sent.save()
+        self.run = wandb.init(
+            project=setting("logging.wandb_project"),
+            entity=setting("logging.wandb_entity") or None,
+            group=setting("logging.wandb_group") or None,
+            name=setting("logging.wandb_run_name") or record.name,
+            tags=list(setting("logging.wandb_tags")),
+            notes=describe.note(self.folder, record, self.folder.lines(), None),
+            config={**describe.params(self.folder.config()), "condition": describe.condition(self.folder)},
+            id=self.sent.run_id,
+            resume="allow",
+            dir=str(self.folder.tracking),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=INIT_SECONDS,
+                x_disable_stats=True,
+                disable_git=True,
+                disable_code=True,
+            ),
+        )
+
+    def send(self, line: Line) -> None:
+        """Send one step on its own step axis, stamped with the time at which it was measured."""
+        self.run.log({**describe.values(line), "_timestamp": line["time"]}, step=int(line["step"]), commit=True)
+
+    def finish(self, ending: Ending) -> None:
+        """Send final values and completions, and close the run."""
+        import wandb
+
+        record, lines = self.folder.record(), self.folder.lines()
+        rows = completions_table(self.folder.dir, int(self.folder.setting("logging.log_completions")))
+        if rows:
+            self.run.summary["completions"] = wandb.Table(columns=list(COLUMNS), data=list[Any](rows))
+        if ending.state == "done":
+            self.run.summary.update(describe.final_metrics(lines))
+        self.run.notes = describe.note(self.folder, record, lines, ending)
+        self.run.finish(exit_code=0 if ending.state == "done" else 1)

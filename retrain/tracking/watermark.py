@@ -1,0 +1,104 @@
+"""How far each tracker is: `RUN/tracking/<sink>.json`, written by the follower only, and what is still missing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import time
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from retrain.store import write_atomically
+from retrain.tracking.folder import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@dataclass
+class Sent:
+    """What one tracker has received of one run."""
+
+    path: Path
+    step: int = 0  # the last step sent: this one and all before it are never sent again
+    run_id: str = ""
+    token: str = ""  # names the run before the tracker has given it an id
+    experiment_id: str = ""
+    tracking_uri: str = ""  # password masked
+    finished: str = ""  # the `Ending.key` that the tracker knows of; empty while it shows the run as running
+    problem: str = ""  # why the last attempt failed
+    note: str = ""  # the note as we wrote it, to leave alone one that a person has changed
+
+    @classmethod
+    def load(cls, directory: Path, sink: str) -> Sent:
+        """Read the watermark of a sink; a missing file is a fresh one."""
+        path = directory / "tracking" / f"{sink}.json"
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return cls(path)
+        known = {field.name for field in fields(cls)} - {"path"}
+        return cls(path, **{name: value for name, value in values.items() if name in known})
+
+    def save(self) -> None:
+        values = asdict(self)
+        del values["path"]
+        write_atomically(self.path, json.dumps({"format": 1, **values}, indent=2, ensure_ascii=False) + "\n")
+
+    def forget(self) -> None:
+        """Start over: the tracker has no such run, or another one is meant now."""
+        self.__init__(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behind:
+    """A tracker that does not have everything yet."""
+
+    sink: str
+    sent: int  # last step it has
+    steps: int  # last step there is
+    problem: str
+
+
+def pending(run_dir: Path) -> list[Behind]:
+    """Which trackers miss something: steps, or how the run ended. Empty: everything is sent."""
+    folder = RunFolder(run_dir)
+    ending, lines = folder.ending(), folder.lines()
+    last = int(lines[-1]["step"]) if lines else 0
+    behind = []
+    for name in folder.sinks():
+        sent = Sent.load(folder.dir, name)
+        if sent.step < last or sent.finished != (ending.key if ending else ""):
+            behind.append(Behind(sink=name, sent=sent.step, steps=last, problem=sent.problem))
+    return behind
+
+
+@contextlib.contextmanager
+def claim(run_dir: Path, wait_seconds: float) -> Iterator[bool]:
+    """Be the only process that sends this run; yields False when another one still is after `wait_seconds`."""
+    folder = run_dir / "tracking"
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_seconds
+    with (folder / ".lock").open("w") as handle:
+        while not (held := _locked(handle)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield held
+
+
+def is_claimed(run_dir: Path) -> bool:
+    """Whether a follower is at work on this run."""
+    lock = run_dir / "tracking" / ".lock"
+    if not lock.exists():
+        return False
+    with lock.open() as handle:
+        return not _locked(handle)
+
+
+def _locked(handle: Any) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,282 @@
+"""Every noun and every protocol of retrain. Read this first.
+
+Shapes: P prompts a step, G completions of each (a *group*), B = P·G rows, S prompt tokens, T completion tokens.
+Log-probabilities, surprisals and entropies are in nats.
+
+    Task ── sampled G times ──▶ Group of Rollouts ── collate ──▶ Batch ── baseline, transforms ──▶ Credit
+
+This module imports no tensor library at run time, so that everything above it may import it for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    from retrain.config.schema import RunConfig
+    from retrain.events import Emit
+
+Message = Mapping[str, str]
+"""One chat message: ``{"role": "user", "content": "17+25="}``."""
+
+
+# --- what is asked and what came back -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One problem to solve.
+
+    >>> Task(id="arithmetic-0", prompt=({"role": "user", "content": "17+25="},), answer="42")
+    """
+
+    id: str
+    prompt: Sequence[Message]
+    answer: str = ""
+    info: Mapping[str, Any] = field(
+        default_factory=dict[str, Any]
+    )  # the example's other columns, for rewards that want them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How completions are drawn. Temperature divides the logits here and in the loss alike."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What an engine sampled: T tokens, each with what the sampler knew when it chose it."""
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]  # of the sampled token, at the sampling temperature, over the full vocabulary
+    entropies: Sequence[float] | None  # of that same distribution; None where the engine cannot tell
+    finish_reason: str  # "stop": ended by itself; "length": cut at max_tokens
+    policy_version: int  # optimiser steps that the sampling weights had seen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One attempt at a task. `reward` None means unscorable: left out of the baseline, advantage 0."""
+
+    prompt_ids: Sequence[int]
+    completion: Completion
+    text: str
+    reward: float | None = None
+    parts: Mapping[str, float] = field(default_factory=dict[str, float])  # named parts of the reward
+    error: str = ""  # why it could not be scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The G rollouts of one task."""
+
+    task: Task
+    rollouts: Sequence[Rollout]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a reward says of one completion. `value` None means unscorable."""
+
+    value: float | None
+    parts: Mapping[str, float] = field(default_factory=dict[str, float])
+    error: str = ""
+
+
+# --- tensors ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B rows, padded: prompts on the left, completions on the right. Rows of one group are neighbours.
+
+    `loss_mask` is True on tokens that the policy sampled and that are trained: never on padding, never on text of
+    an environment. Every mean over tokens uses it.
+    """
+
+    prompt_ids: Int[Tensor, "B S"]
+    prompt_mask: Bool[Tensor, "B S"]
+    completion_ids: Int[Tensor, "B T"]
+    loss_mask: Bool[Tensor, "B T"]
+    sampling_logprobs: Float[Tensor, "B T"]
+    entropies: Float[Tensor, "B T"] | None
+    rewards: Float[Tensor, " B"]  # NaN where unscorable
+    group_ids: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """One advantage per token, and the uncertainty that transforms read and rewrite. Float64."""
+
+    advantages: Float[Tensor, "B T"]
+    uncertainty: Float[Tensor, "B T"]
+
+    def replace(self, **changes: Tensor) -> Credit:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvantageContext:
+    """What a transform may look at beside the credit itself."""
+
+    batch: Batch
+    step: int
+    max_steps: int
+    log: Callable[[str, float], None]  # log("gtpo/clamped_share", 0.02): one value per step and key
+
+    @property
+    def loss_mask(self) -> Bool[Tensor, "B T"]:
+        return self.batch.loss_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreditedBatch:
+    """What every backend trains on: rows with their credit, and what the step measured on the way."""
+
+    batch: Batch
+    credit: Credit
+    metrics: Mapping[str, float]
+
+
+# --- protocols: one per family of choices -------------------------------------------------------------------------
+
+
+class Baseline(Protocol):
+    """Rewards to one advantage per row. Unscorable rows (NaN) get 0 and count for nobody."""
+
+    def __call__(self, rewards: Float[Tensor, " B"], group_ids: Int[Tensor, " B"]) -> Float[Tensor, " B"]: ...
+
+
+class Transform(Protocol):
+    """Credit to credit; pure but for an optional `state_dict`.
+
+    requires: signals it reads ("entropies", "planning_mask"); scope: "row", "group" or "batch";
+    keeps_zero_rows: a row of zero advantages stays one, whatever the other rows are.
+    """
+
+    requires: frozenset[str]
+    scope: str
+    keeps_zero_rows: bool
+
+    def __call__(self, credit: Credit, ctx: AdvantageContext) -> Credit: ...
+
+
+class Reward(Protocol):
+    """Scores completions against their tasks, in order."""
+
+    def score(self, texts: Sequence[str], tasks: Sequence[Task]) -> list[Score]: ...
+
+    def close(self) -> None:
+        """End worker processes; safe to call twice."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Messages to token ids and back; nothing that was sampled is ever encoded again."""
+
+    eos_ids: frozenset[int]
+    pad_id: int
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]: ...
+
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+
+
+class Engine(Protocol):
+    """Samples completions from the policy, and says which version of it did."""
+
+    gives_entropies: bool
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        group_size: int,
+        sampling: Sampling,
+        step: int,
+        stream: int = 0,
+        first_task: int = 0,
+    ) -> list[list[Completion]]:
+        """Return `group_size` completions for each prompt.
+
+        Random numbers are a function of (stream, sampling.seed, step, first_task + prompt index, rollout, position)
+        alone, so that a completion never depends on what it was batched with.
+        """
+        ...
+
+    def update_weights(self, version: int) -> None:
+        """Sample from the policy as it is now from here on, and stamp completions with `version`."""
+        ...
+
+    def stop(self) -> None: ...
+
+
+class Store(Protocol):
+    """The run directory, as the training process writes it (`retrain.store`)."""
+
+    dir: Path
+
+    def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def write_rollouts(self, step: int, groups: Sequence[Group], credit: Credit) -> None: ...
+
+
+class Backend(Protocol):
+    """Computes gradients and owns the loop."""
+
+    num_trainable: int  # weights that receive a gradient
+    max_positions: int | None  # tokens of prompt and completion together that the model was made for
+
+    def train(self, job: Job, store: Store, *, resume_from: Path | None) -> RunResult:
+        """Run the loop to the end, from the start or from a checkpoint, and write the final adapter."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run, built: the names of its config turned into objects."""
+
+    config: RunConfig
+    data: Sequence[Task]  # in a fixed order; retrain/data/order.py says which come when
+    tokenizer: Tokenizer
+    reward: Reward
+    baseline: Baseline
+    pipeline: Pipeline
+    backend: Backend
+    sampling: Sampling
+    emit: Emit
+
+
+class Pipeline(Protocol):
+    """The transforms of a run, in order (`retrain.advantages.pipeline`)."""
+
+    def __call__(
+        self, advantages: Float[Tensor, " B"], batch: Batch, *, step: int, log: Callable[[str, float], None]
+    ) -> Credit: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a run ended."""
+
+    dir: Path
+    steps: int  # optimiser steps of the run, those before a resume included
+    artifact: Path  # the final adapter, or the model where everything was trained

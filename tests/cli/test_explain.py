@@ -1,0 +1,184 @@
+"""`retrain explain`: counts, origins, formulas, what is hidden, and JSON."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from retrain import registry
+from retrain.cli import formulas
+from retrain.cli.explain import split_config
+from retrain.cli.main import main
+from retrain.config.schema import KEYS, Algorithm
+from retrain.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+MINI = """\
+[model]
+model = "builtin:tiny"
+
+[training]
+max_steps = 20
+batch_size = 2
+group_size = 8
+max_tokens = 1024
+lr = 4e-5
+
+[data]
+source = "arithmetic"
+"""
+
+
+def explained(folder, capsys, *arguments, text=MINI):
+    (folder / "mini.toml").write_text(text)
+    assert main(["explain", "mini.toml", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def document(folder, capsys, *arguments, text=MINI):
+    return json.loads(explained(folder, capsys, "--json", *arguments, text=text))
+
+
+def test_the_first_sentence_counts_completions_tokens_and_steps(folder, capsys):
+    sentence = " ".join(explained(folder, capsys).split("\n\n")[0].split())
+    assert "20 optimiser steps" in sentence
+    assert "16 completions (2 prompts × 8)" in sentence
+    assert "16,384 at most" in sentence  # 16 · 1024
+    assert "327,680 tokens at most in all" in sentence  # 20 · 16 · 1024
+
+
+def test_several_steps_a_batch_mean_fewer_batches_and_clipping_that_can_act(folder, capsys):
+    derived = document(folder, capsys, "--num-iterations", "3")["derived"]
+    assert derived["generated_batches"] == 7  # ⌈20 / 3⌉
+    assert derived["generated_tokens_at_most"] == 7 * 16 * 1024
+    assert derived["clipping_can_act"] is True
+    assert "Clipping can act" in derived["sentence"]
+
+
+def test_with_one_step_a_batch_clipping_cannot_act(folder, capsys):
+    derived = document(folder, capsys)["derived"]
+    assert derived["clipping_can_act"] is False
+    assert "Clipping cannot act" in derived["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "skips", "reason"),
+    [
+        ([], True, "gradient is zero"),
+        (["--kl-coef", "0.1"], False, "kl_coef = 0.1"),
+        (["--skip-uninformative", "false"], False, "skip_uninformative is false"),
+    ],
+)
+def test_skipping_is_explained_with_its_reason(arguments, skips, reason, folder, capsys):
+    derived = document(folder, capsys, *arguments)["derived"]
+    assert derived["skips_uninformative"] is skips
+    assert reason in derived["skipping_reason"]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("all", 20), ("none", 0), ("5", 4)])
+def test_the_disk_that_rollouts_take_follows_how_many_are_kept(keep, kept, folder, capsys):
+    derived = document(folder, capsys, "--keep-rollouts", keep)["derived"]
+    assert derived["rollout_bytes_at_most"] == kept * 16 * 1024 * 20
+
+
+def test_a_changed_key_shows_its_line_and_a_flag_shows_what_it_shadows(folder, capsys):
+    lines = explained(folder, capsys, "--lr", "1e-5").splitlines()
+    steps = next(line for line in lines if "training.max_steps" in line)
+    rate = next(line for line in lines if "training.lr " in line)
+    assert steps.split("=")[1].split() == ["20", "mini.toml:5"]
+    assert "1e-05" in rate
+    assert "command line: --lr 1e-5" in rate
+    assert "instead of 4e-05 (mini.toml:9)" in rate
+
+
+def test_keys_at_their_default_are_shown_only_on_request(folder, capsys):
+    short, long = explained(folder, capsys), explained(folder, capsys, "--all")
+    assert "optimizer.beta1" not in short
+    assert all(f"  {dotted} " in long for dotted in KEYS)
+
+
+def test_a_group_choice_shows_the_group_file(folder, capsys):
+    assert "conf/algorithm/maxrl.toml" in explained(folder, capsys, "algorithm=maxrl")
+
+
+@pytest.mark.parametrize("name", registry.BUILTIN["baseline"])
+def test_every_baseline_has_a_formula_that_explain_shows(name, folder, capsys):
+    formula = registry.BUILTIN["baseline"][name].formula
+    assert formula
+    assert f"  {formula}\n" in explained(folder, capsys, "--advantage-mode", name)
+
+
+def test_the_scale_is_a_line_of_its_own_for_grpo_only(folder, capsys):
+    assert "std(group)" in explained(folder, capsys, "--scale-rewards", "group")
+    assert not any("std" in line for line in formulas.baseline(Algorithm(advantage_mode="rloo", scale_rewards="group")))
+
+
+def test_every_loss_type_of_the_schema_has_a_formula():
+    assert set(formulas.LOSSES) == set(KEYS["algorithm.loss_type"].choices)
+
+
+def test_the_losses_clip_bounds_are_the_configs():
+    algorithm = Algorithm(clip_eps=0.1, clip_eps_high=0.28, kl_coef=0.05)
+    assert formulas.loss(algorithm)[0] == "loss = −min(ρ·A, clip(ρ, 1 − 0.1, 1 + 0.28)·A) + 0.05·KL(π, π_start)"
+
+
+def test_json_has_the_six_stable_keys_and_every_config_key_with_its_source(folder, capsys):
+    found = document(folder, capsys, "--seed", "7")
+    assert list(found) == ["kind", "config", "sources", "derived", "problems", "runs"]
+    assert found["kind"] == "run"
+    assert {f"{s}.{k}" for s, keys in found["config"].items() for k in keys} == set(KEYS)
+    assert set(found["sources"]["keys"]) == set(KEYS)
+    assert found["sources"]["files"] == [str(folder / "mini.toml")]
+    assert found["sources"]["keys"]["training.max_steps"]["line"] == 5
+    assert found["config"]["training"]["seed"] == 7
+    assert found["runs"][0]["seed"] == 7
+    assert found["runs"][0]["steps"] == 20
+    assert found["runs"][0]["directory"].startswith("outputs/mini/")
+
+
+def test_the_run_directory_is_the_configs_log_dir(folder, capsys):
+    assert document(folder, capsys, "--log-dir", "logs/a")["runs"][0]["directory"] == "logs/a"
+
+
+def test_passwords_are_masked_in_text_and_json(folder, capsys):
+    flags = ["--tracking-uri", "postgresql://me:hunter2@db/runs"]
+    for out in (explained(folder, capsys, *flags), explained(folder, capsys, "--json", *flags)):
+        assert "hunter2" not in out
+        assert "@db/runs" in out
+
+
+def test_a_model_that_is_not_here_has_an_unknown_size(folder, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(folder))
+    assert "unknown: not cached" in explained(folder, capsys, "--model", "someone/something")
+    derived = document(folder, capsys, "--model", "someone/something")["derived"]
+    assert derived["model"]["parameters"] is None
+
+
+def test_a_plugin_baseline_is_named_not_imported(folder, capsys):
+    (folder / "mine.py").write_text("raise SystemExit('imported')\n")
+    assert "A = mine:credit(rewards, groups)" in explained(folder, capsys, "--advantage-mode", "mine:credit")
+
+
+def test_without_a_config_retrain_toml_is_meant(folder):
+    (folder / "retrain.toml").write_text(MINI)
+    assert split_config([]) == (Path("retrain.toml"), [])
+    assert split_config(["training.lr=1"]) == (Path("retrain.toml"), ["training.lr=1"])
+    assert split_config(["--lr", "1"]) == (Path("retrain.toml"), ["--lr", "1"])
+    assert split_config(["other.toml", "--lr", "1"]) == (Path("other.toml"), ["--lr", "1"])
+    (folder / "retrain.toml").unlink()
+    with pytest.raises(ConfigError, match="no config was given"):
+        split_config(["--lr", "1"])
+
+
+def test_derived_numbers_are_json_whatever_is_added_to_them(folder, capsys):
+    from retrain.cli.derived import Derived
+
+    names = {field.name for field in dataclasses.fields(Derived)}
+    assert names <= set(document(folder, capsys)["derived"])

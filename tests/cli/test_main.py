@@ -1,0 +1,117 @@
+"""The front door: which command an argument means, exit codes, and how errors look."""
+
+import json
+
+import pytest
+
+from retrain import __version__
+from retrain.cli.commands import COMMANDS
+from retrain.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_every_command_on_stdout(arguments, capsys):
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert all(f"\n  {name} " in out for name in COMMANDS if name != "train")
+    assert "retrain CONFIG.toml" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_of_its_own(name, capsys):
+    assert main([name, "--help"]) == 0
+    assert COMMANDS[name].usage in capsys.readouterr().out
+
+
+def test_help_after_a_config_is_the_help_of_training(capsys):
+    assert main(["mini.toml", "--lr", "1", "--help"]) == 0
+    assert COMMANDS["train"].usage in capsys.readouterr().out
+
+
+def test_version_is_the_packages(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"retrain {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("exlpain", 'did you mean "explain"?'),
+        ("resmue", 'did you mean "resume"?'),
+        ("zzzzzz", "is neither a command nor a file"),
+        ("--seed", "comes before the config"),
+        ("training.lr=1", "comes before the config"),
+        ("min.toml", 'did you mean "mini.toml"?'),
+        ("sub/mini.toml", "there is no file sub/mini.toml"),
+        ("mini", 'did you mean "mini.toml"?'),
+        (".", "is a folder, a TOML file is needed"),
+    ],
+)
+def test_an_unknown_first_argument_names_what_was_meant_and_exits_2(argument, expected, folder, capsys):
+    (folder / "mini.toml").write_text("")
+    assert main([argument]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ")
+    assert expected in err
+    assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["init", "--tempalte", "demo"], "did you mean --template?"),
+        (["init", "--template"], "--template needs a value"),
+        (["init", "--list=yes"], "--list takes no value"),
+        (["resume"], "takes one RUN, none was given"),
+        (["resume", "a", "b"], "takes one RUN, got 2: a b"),
+        (["sync", "--all", "a"], "--all is not a flag of retrain sync"),
+        (["ui", "--port", "70000"], "--port 70000 is not a port"),
+        (["ui", "a", "b"], "takes one RUN, got 2: a b"),
+        (["explain"], "there is no retrain.toml here"),
+        (["train"], "takes a config"),
+        (["resume", "nothing"], "there is no run nothing"),
+        (["sync", "nothing"], "there is no run nothing"),
+        (["ui", "nothing"], "there is no run nothing"),
+    ],
+)
+def test_wrong_arguments_of_a_command_exit_2_and_say_why(arguments, expected, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert expected in err
+    assert out == ""
+
+
+def test_every_problem_of_a_config_is_an_error_line_and_nothing_is_written(folder, capsys):
+    (folder / "bad.toml").write_text('[training]\nlr = "fast"\nmax_stepz = 3\n')
+    assert main(["bad.toml"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("error: ") == 2
+    assert "error: bad.toml:2: " in err
+    assert "error: bad.toml:3: " in err
+    assert [path.name for path in folder.iterdir()] == ["bad.toml"]
+
+
+def test_json_errors_are_one_document_on_stderr_whose_first_problem_is_the_error(folder, capsys):
+    (folder / "bad.toml").write_text('[training]\nlr = "fast"\nmax_stepz = 3\n')
+    assert main(["explain", "bad.toml", "--json"]) == 2
+    out, err = capsys.readouterr()
+    document = json.loads(err)
+    assert out == ""
+    assert document["error"] == document["problems"][0]
+    assert set(document["error"]) == {"code", "key", "file", "line", "message", "hint"}
+    assert [(p["code"], p["file"], p["line"]) for p in document["problems"]] == [
+        ("config", "bad.toml", 2),
+        ("config", "bad.toml", 3),
+    ]
+
+
+def test_json_asked_for_turns_every_error_into_json(capsys):
+    assert main(["explain", "nothing.toml", "--json"]) == 2
+    assert "nothing.toml" in json.loads(capsys.readouterr().err)["error"]["message"]
