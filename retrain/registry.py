@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 from dataclasses import dataclass
@@ -19,10 +20,10 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from retrain.errors import ConfigError, Problem, unknown_name
+from pathlib import Path
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
-    from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,17 @@ def check(
     return None
 
 
+def _forget_namesake(module: str, places: Sequence[Path]) -> None:
+    """Drop a module of this name that was imported from another folder: a process may train two configs in turn."""
+    top = module.split(".", maxsplit=1)[0]
+    found, loaded = importlib.machinery.PathFinder.find_spec(top), sys.modules.get(top)
+    if found is None or found.origin is None or loaded is None or loaded.__file__ == found.origin:
+        return
+    if any(Path(found.origin).is_relative_to(place.resolve()) for place in places):
+        for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
+            del sys.modules[name]
+
+
 def resolve(kind: str, name: str, *, places: Sequence[Path]) -> Any:
     """Import what a name stands for.
 
@@ -167,6 +179,7 @@ def resolve(kind: str, name: str, *, places: Sequence[Path]) -> Any:
     entry = names(kind).get(name)
     module_name, attribute = _split(entry.target if entry else name)
     with search_path(places):
+        _forget_namesake(module_name, places)
         try:
             value: Any = importlib.import_module(module_name)
         except Exception as error:  # a plugin may fail in any way; a built-in one must not be hidden

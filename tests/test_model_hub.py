@@ -24,6 +24,12 @@ CPU = torch.device("cpu")
 HUB_ID = "nobody/no-such-model-for-tests"
 
 
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the library try: scripts/test sets HF_HUB_OFFLINE, which it has read by now."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Fail every connection, and remember it."""

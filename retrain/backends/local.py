@@ -19,7 +19,7 @@ from retrain.events import CheckpointSaved, Phase, StepDone, Warned
 from retrain.layout import Layout
 from retrain.model import ChatTokenizer, load_policy, pick_device
 from retrain.trainer import Trainer, grpo_config
-from retrain.types import Job, RunResult, Store
+from retrain.types import Engine, Job, RunResult, Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,8 +36,10 @@ log = logging.getLogger(__name__)
 class LocalBackend:
     """The policy on one device, and the loop around it."""
 
-    def __init__(self, policy: PreTrainedModel | PeftModel, tokenizer: ChatTokenizer, device: torch.device) -> None:
-        self.policy, self.tokenizer, self.device = policy, tokenizer, device
+    def __init__(
+        self, policy: PreTrainedModel | PeftModel, tokenizer: ChatTokenizer, engine: Engine, device: torch.device
+    ) -> None:
+        self.policy, self.tokenizer, self.engine, self.device = policy, tokenizer, engine, device
         self.num_trainable = sum(p.numel() for p in policy.parameters() if p.requires_grad)
         self.max_positions: int | None = getattr(policy.config, "max_position_embeddings", None)
 
@@ -54,7 +56,9 @@ class LocalBackend:
         device = pick_device(config.backend.devices)
         if device.type == "cuda":
             device = see_only(device)
-        return cls(load_policy(config, device), tokenizer, device)
+        policy = load_policy(config, device)
+        engine_class = registry.resolve("engine", config.inference.engine, places=())
+        return cls(policy, tokenizer, engine_class(policy, tokenizer, config.inference), device)
 
     def train(self, job: Job, store: Store, *, resume_from: Path | None) -> RunResult:
         """Train to the end and write the final adapter, or the model where every weight was trained.
@@ -63,8 +67,6 @@ class LocalBackend:
             RunError: a step could not be done; the run directory keeps what was.
         """
         config = job.config
-        engine_class = registry.resolve("engine", config.inference.engine, places=())
-        engine = engine_class(self.policy, self.tokenizer, config.inference)
         on_cpu = self.device.type == "cpu"
         layout = Layout.chosen(
             micro_batch_size=config.training.micro_batch_size,
@@ -76,7 +78,7 @@ class LocalBackend:
             model=self.policy,
             args=grpo_config(config, scratch=store.dir / "checkpoints", on_cpu=on_cpu),
             tokenizer=self.tokenizer.hf,
-            source=Batches(job, engine, store),
+            source=Batches(job, self.engine, store),
             layout=layout,
             record=lambda step, metrics: self._record(job, store, step, metrics),
             checkpoints=store.dir / "checkpoints",
@@ -91,7 +93,7 @@ class LocalBackend:
         except OSError as error:
             raise RunError(f"{store.dir} cannot be written: {error}") from error
         finally:
-            engine.stop()
+            self.engine.stop()
         artifact = self._publish(job, store)
         return RunResult(dir=store.dir, steps=trainer.state.global_step, artifact=artifact)
 

@@ -44,7 +44,8 @@ def watched(start: Callable[[Emit], RunResult]) -> int:
     """Run something that emits events: show them, sum up, and print the run directory as the one line on stdout."""
     with Watch() as watch:
         try:
-            start(watch.emit)
+            with contextlib.redirect_stdout(sys.stderr):  # libraries print when they are imported
+                start(watch.emit)
         except (RetrainError, KeyboardInterrupt):
             watch.close()
             tell(watch.dir)

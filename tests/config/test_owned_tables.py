@@ -47,7 +47,7 @@ def test_a_child_that_changes_the_owner_drops_its_parent_s_table_but_not_its_own
 
 
 def test_a_group_file_s_own_table_stays(project):
-    project.write("conf/data/mine.toml", 'source = "arithmetic"\nchat_template_args = { x = 1 }\n')
+    project.write("conf/data/mine.toml", 'source = "arithmetic"\nname = ""\nchat_template_args = { x = 1 }\n')
     assert project.value("data.chat_template_args", "data=mine") == {"x": 1}
 
 

@@ -189,8 +189,8 @@ def test_a_model_whose_logits_depend_on_what_was_fed_at_once_is_refused(folders:
     import transformers
 
     class Peculiar(transformers.LlamaForCausalLM):
-        def forward(self, input_ids: torch.Tensor, **inputs: Any) -> Any:  # type: ignore[override]  narrower on purpose
-            output = super().forward(input_ids=input_ids, **inputs)
+        def forward(self, input_ids: Any, **inputs: Any) -> Any:  # type: ignore[override]  narrower on purpose
+            output: Any = super().forward(input_ids=input_ids, **inputs)
             output.logits = output.logits * (1 + 0.05 * input_ids.shape[1])
             return output
 
