@@ -17,10 +17,10 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrain.errors import ConfigError, Problem, unknown_name
-from pathlib import Path
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

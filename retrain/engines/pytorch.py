@@ -73,14 +73,15 @@ class PytorchEngine:
         self._num_tokens: int = self._model.get_input_embeddings().weight.shape[0]  # type: ignore[index]  a Tensor
         self._stop_texts: dict[tuple[str, ...], StopTexts] = {}
         self._stopped = False
-        self._version, self._sampled = 0, _fingerprint(policy)
+        self._trained = [p.detach() for p in policy.parameters() if p.requires_grad]
+        self._version, self._sampled = 0, _fingerprint(self._trained)
         self._check_exact()
 
     def update_weights(self, version: int) -> None:
         """Sample from the policy as it is now from here on, and stamp completions with `version`."""
         if self._shadow is not None:
             self._shadow.refresh()
-        self._version, self._sampled = version, _fingerprint(self._policy)
+        self._version, self._sampled = version, _fingerprint(self._trained)
 
     def stop(self) -> None:
         """Give the shadow's memory back; safe to call twice. Nothing can be sampled after."""
@@ -103,9 +104,9 @@ class PytorchEngine:
             RunError: the policy's logits are not finite.
         """
         assert not self._stopped, "the engine was stopped"
-        assert _fingerprint(self._policy) == self._sampled, "the policy has changed since update_weights"
+        assert _fingerprint(self._trained) == self._sampled, "the policy has changed since update_weights"
         self._check_prompts(prompts)
-        with torch.no_grad(), _evaluating(self._model):
+        with torch.no_grad(), _evaluating(self._model) if self._shadow is None else contextlib.nullcontext():
             rows = self._sample(prompts, group_size, sampling, (stream, step, first_task))
         return [rows[start : start + group_size] for start in range(0, len(rows), group_size)]
 
@@ -127,7 +128,7 @@ class PytorchEngine:
             rollouts=row % group_size,
         )
         next_position = visible.sum(1)
-        visible = torch.cat([visible, visible.new_ones(num_rows, sampling.max_tokens)], 1)
+        bias = self._bias(torch.cat([visible, visible.new_ones(num_rows, sampling.max_tokens)], 1))
         record = _Record(num_rows, sampling.max_tokens, self._ends(sampling), like=logits)
         for t in range(sampling.max_tokens):
             drawn = draw(logits, uniforms(keys, t), temperature=sampling.temperature, top_p=sampling.top_p)
@@ -137,11 +138,11 @@ class PytorchEngine:
             tokens = drawn.tokens
             if len(open_) <= self._compact_at * len(row):
                 cache.keep(open_)
-                row, keys, tokens, next_position, visible = (
-                    each[open_] for each in (row, keys, tokens, next_position, visible)
+                row, keys, tokens, next_position, bias = (
+                    each[open_] for each in (row, keys, tokens, next_position, bias)
                 )
-            mask = visible[:, None, None, : cache.length + 1]
-            logits = self._forward(tokens[:, None], next_position[:, None] + t, mask, cache)
+            seen = bias[:, None, None, : cache.length + 1]
+            logits = self._forward(tokens[:, None], next_position[:, None] + t, seen, cache)
         return record.completions(self._version)
 
     def _prefill(
@@ -157,26 +158,33 @@ class PytorchEngine:
         ids, visible = ids.to(device), visible.to(device)
         causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
         itself = torch.eye(length, dtype=torch.bool, device=device)  # padding sees itself: an empty softmax is NaN
-        mask = (causal & visible[:, None, None, :]) | itself
-        logits = self._forward(ids, (visible.cumsum(1) - 1).clamp(min=0), mask, cache)
+        bias = self._bias((causal & visible[:, None, None, :]) | itself)
+        logits = self._forward(ids, (visible.cumsum(1) - 1).clamp(min=0), bias, cache)
         cache.spread(len(prompts), group_size)
         return logits.repeat_interleave(group_size, 0), visible.repeat_interleave(group_size, 0)
 
+    def _bias(self, visible: Bool[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+        """Return what attention adds to its scores: 0 where a position is seen, the lowest number elsewhere.
+
+        Every attention kernel takes it; sdpa would make it again from a mask of truths in every layer of every step.
+        """
+        dtype = self._model.dtype
+        return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(
+            ~visible, torch.finfo(dtype).min
+        )
+
     def _forward(
-        self, tokens: Int[Tensor, "N S"], positions: Int[Tensor, "N S"], mask: Bool[Tensor, "N 1 S L"], cache: KvCache
+        self, tokens: Int[Tensor, "N S"], positions: Int[Tensor, "N S"], bias: Float[Tensor, "N 1 S L"], cache: KvCache
     ) -> Float[Tensor, "N V"]:
         """Return the logits after the last token, in float32 or better.
 
-        It calls the model's own forward, so that caps and scales of its logits are right. The 4-D mask is used as it
+        It calls the model's own forward, so that caps and scales of its logits are right. The 4-D bias is used as it
         is; `use_cache=False` only keeps the model from making a cache of its own.
         """
-        if self._model.config._attn_implementation == "eager":  # noqa: SLF001  transformers has no public name for it
-            dtype = self._model.dtype
-            mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
         logits = self._model(
             input_ids=tokens,
             position_ids=positions,
-            attention_mask=mask,
+            attention_mask=bias,
             past_key_values=cache,
             use_cache=False,
             logits_to_keep=1,
@@ -229,7 +237,7 @@ class PytorchEngine:
         cache = KvCache(rows=len(prompts), positions=8, limit=8)
         _, visible = self._prefill([prompt[:-1] for prompt in prompts], 1, cache)
         seen = torch.cat([visible, visible.new_ones(len(prompts), 1)], 1)
-        ours = self._forward(last[:, None], visible.sum(1)[:, None], seen[:, None, None], cache)
+        ours = self._forward(last[:, None], visible.sum(1)[:, None], self._bias(seen[:, None, None]), cache)
         alone = [torch.tensor([list(prompt)], device=last.device) for prompt in prompts]
         plain = torch.stack([self._model(input_ids=ids, use_cache=False).logits[0, -1] for ids in alone]).to(ours.dtype)
         expected = plain.log_softmax(-1)
@@ -321,10 +329,9 @@ def _choose_weights(policy: PreTrainedModel | PeftModel, wanted: str) -> tuple[s
     return ("shadow" if needed <= SHADOW_SHARE * memory else "shared"), reason
 
 
-def _fingerprint(policy: torch.nn.Module) -> int:
+def _fingerprint(trained: Sequence[Tensor]) -> int:
     """Add up the bits of the trained weights. Fused optimisers change them without torch's own counters noticing."""
     integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    trained = [p.detach() for p in policy.parameters() if p.requires_grad]
     return int(torch.stack([p.view(integers[p.element_size()]).sum() for p in trained]).sum()) if trained else 0
 
 
