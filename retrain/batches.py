@@ -130,10 +130,11 @@ class Batches:
 
         batch = collate(groups, pad_id=job.tokenizer.pad_id, mask_truncated=job.config.algorithm.mask_truncated)
         advantages = self._baseline(batch, step)
-        credit = job.pipeline(advantages, batch, step=step, log=metrics.__setitem__)
-        metrics |= measure(groups, batch, credit)
+        planning = job.pipeline.planning_mask(batch, step=step)
+        credit = job.pipeline(advantages, batch, planning_mask=planning, step=step, log=metrics.__setitem__)
+        metrics |= measure(groups, batch, credit) | measure_planning(batch, planning)
         metrics |= {"time/generate": generated - started, "time/score": scored - generated}
-        self.store.write_rollouts(step + 1, groups, credit)
+        self.store.write_rollouts(step + 1, groups, credit, planning)
         return CreditedBatch(batch=batch, credit=credit, metrics=metrics)
 
     def _baseline(self, batch: Batch, step: int) -> Tensor:
@@ -192,4 +193,17 @@ def measure(groups: Sequence[Group], batch: Batch, credit: Credit) -> dict[str, 
     for part in sorted({name for r in rollouts for name in r.parts}):
         values = [r.parts[part] for r in rollouts if part in r.parts]
         metrics[f"reward/{part}"] = sum(values) / len(values)
+    return metrics
+
+
+def measure_planning(batch: Batch, planning: Tensor | None) -> dict[str, float]:
+    """Measure how much of a batch is planning, and the mean and variance of the entropy on either side."""
+    if planning is None:
+        return {}
+    metrics = {"planning/share": float(planning.sum() / batch.loss_mask.sum().clamp(min=1))}
+    for name, mask in {"planning": planning, "execution": batch.loss_mask & ~planning}.items():
+        if batch.entropies is not None and bool(mask.any()):
+            entropies = batch.entropies.double()[mask]
+            metrics[f"entropy/{name}"] = float(entropies.mean())
+            metrics[f"entropy/{name}_variance"] = float(entropies.var(correction=0))
     return metrics

@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
+import inspect
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from retrain.errors import ConfigError, Problem, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,26 @@ class Entry:
     target: str  # "package.module:attribute"
     summary: str
     options: str = ""  # "package.module:Dataclass"
+    requires: frozenset[str] = frozenset()  # what it has to be given: "entropies", "planning_mask", "uncertainty"
+    gives: frozenset[str] = frozenset()  # engines: what they know beside log-probabilities
     formula: str = ""  # baselines and transforms: what it computes, in a line of maths, for `explain`
 
 
+MODES: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "gtpo": ("gtpo",),
+    "gtpo_hicra": ("gtpo", "hicra"),
+    "gtpo_sepa": ("sepa", "gtpo"),
+    "entropy_mask": ("entropy_mask",),
+    "gtpo_entropy_mask": ("gtpo", "entropy_mask"),
+}
+"""`transform_mode` → the transforms it stands for, in the order in which they act. No mode name is parsed anywhere."""
+
 BUILTIN: dict[str, dict[str, Entry]] = {
+    "mode": {
+        name: Entry(target="", summary=" then ".join(transforms) or "one advantage for all tokens of a completion")
+        for name, transforms in MODES.items()
+    },
     "baseline": {
         "grpo": Entry(
             target="retrain.advantages.baselines:Grpo",
@@ -59,6 +76,72 @@ BUILTIN: dict[str, dict[str, Entry]] = {
             formula="A = r − mean(group), then (A − mean(batch)) / (std(batch) + 1e-8)",
         ),
     },
+    "transform": {
+        "gtpo": Entry(
+            target="retrain.advantages.gtpo:Gtpo",
+            summary="spend a completion's advantage where the policy was uncertain",
+            options="retrain.config.schema:Gtpo",
+            requires=frozenset({"uncertainty"}),
+            formula="A_t = A_t · max(0, 1 + {beta:g}·(H_t / mean(H) − 1))",
+        ),
+        "hicra": Entry(
+            target="retrain.advantages.hicra:Hicra",
+            summary="add to the advantage of planning tokens",
+            options="retrain.config.schema:Hicra",
+            requires=frozenset({"planning_mask"}),
+            formula="A_t = A_t + {alpha:g}·|A_t| on planning tokens",
+        ),
+        "sepa": Entry(
+            target="retrain.advantages.sepa:Sepa",
+            summary="even out the uncertainty of execution tokens, more and more; what follows reads it",
+            options="retrain.config.schema:Sepa",
+            requires=frozenset({"planning_mask", "uncertainty"}),
+            formula="H_t = λ·mean(H on execution tokens) + (1 − λ)·H_t on execution tokens",
+        ),
+        "entropy_mask": Entry(
+            target="retrain.advantages.entropy_mask:EntropyMask",
+            summary="keep the advantage of a group's most uncertain tokens only",
+            options="retrain.config.schema:EntropyMask",
+            requires=frozenset({"uncertainty"}),
+            formula="A_t = A_t on the {rho:.0%} of the group's tokens with the largest H_t, else 0",
+        ),
+        "whiten": Entry(
+            target="retrain.advantages.whiten:Whiten",
+            summary="mean 0 and deviation 1 over all tokens of the batch",
+            options="retrain.config.schema:Whiten",
+            formula="A_t = (A_t − mean(batch)) / (std(batch) + 1e-8)",
+        ),
+        "clip": Entry(
+            target="retrain.advantages.clip:Clip",
+            summary="bound every token's advantage",
+            options="retrain.config.schema:Clip",
+            formula="A_t = clip(A_t, −{max:g}, {max:g})",
+        ),
+    },
+    "signal": {
+        "surprisal": Entry(
+            target="retrain.advantages.signals:surprisal",
+            summary="−log p of the sampled token, at most 50 nats",
+            formula="H_t = −log p_t",
+        ),
+        "predictive_variance": Entry(
+            target="retrain.advantages.signals:predictive_variance",
+            summary="p(1 − p) of the sampled token",
+            formula="H_t = p_t·(1 − p_t)",
+        ),
+        "shannon_entropy": Entry(
+            target="retrain.advantages.signals:shannon_entropy",
+            summary="entropy over the whole vocabulary",
+            requires=frozenset({"entropies"}),
+            formula="H_t = −Σ p ln p over the vocabulary",
+        ),
+    },
+    "detector": {
+        "regex": Entry(
+            target="retrain.advantages.planning:RegexDetector",
+            summary="phrases such as “let me check”, matched on the decoded text",
+        ),
+    },
     "backend": {
         "local": Entry(
             target="retrain.backends.local:LocalBackend",
@@ -70,6 +153,7 @@ BUILTIN: dict[str, dict[str, Entry]] = {
         "pytorch": Entry(
             target="retrain.engines.pytorch:PytorchEngine",
             summary="in process, on the training weights or a merged copy",
+            gives=frozenset({"entropies"}),
         ),
     },
     "data": {
@@ -107,7 +191,8 @@ def is_import_path(name: str) -> bool:
     return ":" in name or "." in name
 
 
-def _split(name: str) -> tuple[str, str]:
+def split(name: str) -> tuple[str, str]:
+    """Return the module and the attribute of an import path."""
     module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
     return module, attribute
 
@@ -140,7 +225,7 @@ def check(
             line=line,
             key=key,
         )
-    module, attribute = _split(name)
+    module, attribute = split(name)
     top = module.split(".")[0]
     with search_path(places):
         try:
@@ -177,7 +262,7 @@ def resolve(kind: str, name: str, *, places: Sequence[Path]) -> Any:
         ConfigError: the module cannot be imported or has no such attribute; the message names both.
     """
     entry = names(kind).get(name)
-    module_name, attribute = _split(entry.target if entry else name)
+    module_name, attribute = split(entry.target if entry else name)
     with search_path(places):
         _forget_namesake(module_name, places)
         try:
@@ -193,3 +278,19 @@ def resolve(kind: str, name: str, *, places: Sequence[Path]) -> Any:
             raise ConfigError(f'{kind} "{name}": {module_name} has no attribute {attribute}')
         value = getattr(value, part)
     return value
+
+
+def made_with(make: Callable[..., Any], options: Mapping[str, Any], label: str) -> Any:
+    """Call a plugin's class or factory with its options.
+
+    Raises:
+        ConfigError: it has no such option, or refuses the values; the message names both.
+    """
+    known = list(inspect.signature(make).parameters)
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ConfigError(f"{label} has no option {', '.join(unknown)}", f"its options: {', '.join(known) or 'none'}")
+    try:
+        return make(**options)
+    except Exception as error:  # a plugin's own check of its options
+        raise ConfigError(f"{label} cannot be made from {dict(options)}: {type(error).__name__}: {error}") from error

@@ -64,8 +64,7 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
     config = composed.config
     _require_extras(config)
     from retrain import data, rewards
-    from retrain.advantages import baselines
-    from retrain.advantages.pipeline import MODES, TransformPipeline
+    from retrain.advantages import baselines, pipeline
     from retrain.model import load_tokenizer
 
     _quiet_transformers()
@@ -74,10 +73,11 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
     attempt(lambda: check_place(store.planned_directory(config, composed.name, dt.datetime.now().astimezone())))
     loaded = attempt(lambda: data.load(config, composed.places))
     tokenizer = attempt(lambda: load_tokenizer(config))
+    transforms = attempt(lambda: pipeline.build(config, tokenizer, composed.places)) if tokenizer else None
     baseline = attempt(lambda: baselines.build(config.algorithm, composed.places))
     reward = attempt(lambda: rewards.build(config, loaded.reward if loaded else "match", composed.places))
     tracking_uri = attempt(lambda: tracking.resolve_tracking_uri(config))
-    if attempt.problems or not (loaded and tokenizer and baseline and reward and tracking_uri):
+    if attempt.problems or not (loaded and tokenizer and transforms and baseline and reward and tracking_uri):
         if reward is not None:
             reward.close()
         raise ConfigError(attempt.problems)
@@ -91,10 +91,7 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
         tokenizer=tokenizer,
         reward=reward,
         baseline=baseline,
-        pipeline=TransformPipeline(
-            [registry.resolve("transform", name, places=()) for name in MODES[config.algorithm.transform_mode]],
-            max_steps=training.max_steps,
-        ),
+        pipeline=transforms,
         backend=backend_class.load(config, tokenizer),
         sampling=Sampling(
             max_tokens=training.max_tokens,

@@ -28,6 +28,9 @@ from retrain.errors import ConfigError, Interrupted, RetrainError, RunError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from jaxtyping import Bool
+    from torch import Tensor
+
     from retrain.config.schema import RunConfig
     from retrain.types import Credit, Group
 
@@ -207,6 +210,32 @@ def read_metrics(directory: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines if line]
 
 
+# --- rollouts/ ------------------------------------------------------------------------------------------------------
+
+
+def rollout_steps(directory: Path) -> list[int]:
+    """Return the steps whose completions are on disk, in order."""
+    files = (directory / "rollouts").glob("step-*.parquet")
+    return sorted(int(file.stem.removeprefix("step-")) for file in files)
+
+
+def read_rollouts(directory: Path, step: int) -> list[dict[str, Any]]:
+    """Return every completion of a step as `write_rollouts` wrote it: one dict per row, `reward_parts` still text.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = directory / "rollouts" / f"step-{step}.parquet"
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read().to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
 # --- the store ------------------------------------------------------------------------------------------------------
 
 
@@ -291,14 +320,16 @@ class RunStore:
         keep = self.config.logging.keep_rollouts
         return keep == "all" or (keep != "none" and step % int(keep) == 0)
 
-    def write_rollouts(self, step: int, groups: Sequence[Group], credit: Credit) -> None:
+    def write_rollouts(
+        self, step: int, groups: Sequence[Group], credit: Credit, planning: Bool[Tensor, "B T"] | None
+    ) -> None:
         """Write every completion of a step, whole: ids, log-probabilities, advantages, reward and its parts."""
         if not self.keeps_rollouts(step):
             return
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows = list(_rollout_rows(groups, credit))
+        rows = list(_rollout_rows(groups, credit, planning))
         folder = self.dir / "rollouts"
         folder.mkdir(exist_ok=True)
         aside, final = folder / f".step-{step}.parquet", folder / f"step-{step}.parquet"
@@ -321,6 +352,8 @@ def _rollout_schema() -> Any:
         "logprobs": pa.list_(pa.float32()),
         "entropies": pa.list_(pa.float32()),
         "advantages": pa.list_(pa.float32()),
+        "uncertainty": pa.list_(pa.float32()),
+        "planning": pa.list_(pa.bool_()),
         "reward": number,
         "reward_parts": text,
         "error": text,
@@ -331,8 +364,11 @@ def _rollout_schema() -> Any:
     return pa.schema(list(columns.items()))
 
 
-def _rollout_rows(groups: Sequence[Group], credit: Credit) -> Iterator[dict[str, Any]]:
-    advantages = credit.advantages.tolist()
+def _rollout_rows(
+    groups: Sequence[Group], credit: Credit, planning: Bool[Tensor, "B T"] | None
+) -> Iterator[dict[str, Any]]:
+    advantages, uncertainty = credit.advantages.tolist(), credit.uncertainty.tolist()
+    plans = None if planning is None else planning.tolist()
     row = 0
     for number, group in enumerate(groups):
         prompt = "\n".join(str(message["content"]) for message in group.task.prompt)
@@ -349,6 +385,8 @@ def _rollout_rows(groups: Sequence[Group], credit: Credit) -> Iterator[dict[str,
                 "logprobs": list(completion.logprobs),
                 "entropies": None if completion.entropies is None else list(completion.entropies),
                 "advantages": advantages[row][: len(completion.token_ids)],
+                "uncertainty": uncertainty[row][: len(completion.token_ids)],
+                "planning": None if plans is None else plans[row][: len(completion.token_ids)],
                 "reward": rollout.reward,
                 "reward_parts": json.dumps(dict(rollout.parts), ensure_ascii=False),
                 "error": rollout.error,

@@ -134,6 +134,7 @@ class AdvantageContext:
     """What a transform may look at beside the credit itself."""
 
     batch: Batch
+    planning_mask: Bool[Tensor, "B T"] | None  # True on tokens of planning phrases; None where nothing asked for it
     step: int
     max_steps: int
     log: Callable[[str, float], None]  # log("gtpo/clamped_share", 0.02): one value per step and key
@@ -173,6 +174,18 @@ class Transform(Protocol):
     keeps_zero_rows: bool
 
     def __call__(self, credit: Credit, ctx: AdvantageContext) -> Credit: ...
+
+
+class Signal(Protocol):
+    """Token uncertainty H_t of a batch: what transforms read."""
+
+    def __call__(self, batch: Batch) -> Float[Tensor, "B T"]: ...
+
+
+class Detector(Protocol):
+    """Finds planning phrases: for each text the character ranges [start, end) of what it found."""
+
+    def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[tuple[int, int]]]: ...
 
 
 class Reward(Protocol):
@@ -232,7 +245,9 @@ class Store(Protocol):
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
-    def write_rollouts(self, step: int, groups: Sequence[Group], credit: Credit) -> None: ...
+    def write_rollouts(
+        self, step: int, groups: Sequence[Group], credit: Credit, planning: Bool[Tensor, "B T"] | None
+    ) -> None: ...
 
 
 class Backend(Protocol):
@@ -264,8 +279,16 @@ class Job:
 class Pipeline(Protocol):
     """The transforms of a run, in order (`retrain.advantages.pipeline`)."""
 
+    def planning_mask(self, batch: Batch, *, step: int) -> Bool[Tensor, "B T"] | None: ...
+
     def __call__(
-        self, advantages: Float[Tensor, " B"], batch: Batch, *, step: int, log: Callable[[str, float], None]
+        self,
+        advantages: Float[Tensor, " B"],
+        batch: Batch,
+        *,
+        planning_mask: Bool[Tensor, "B T"] | None,
+        step: int,
+        log: Callable[[str, float], None],
     ) -> Credit: ...
 
     def state_dict(self) -> dict[str, Any]: ...

@@ -137,7 +137,7 @@ class Keeps:
     def __init__(self):
         self.steps = []
 
-    def write_rollouts(self, step, groups, credit):
+    def write_rollouts(self, step, groups, credit, planning):
         self.steps.append((step, [group.task.id for group in groups]))
 
 

@@ -50,7 +50,12 @@ def test_the_wheel_holds_every_resource_and_no_tests(wheel):
     groups = [f"retrain/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "conf").rglob("*.toml")]
     resources = [
         str(path.relative_to(REPOSITORY))
-        for folder in ("retrain/tiny/weights", "retrain/cli/templates", "retrain/manual")
+        for folder in (
+            "retrain/tiny/weights",
+            "retrain/cli/templates",
+            "retrain/cli/plugin_templates",
+            "retrain/manual",
+        )
         for path in (REPOSITORY / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     ]

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from retrain import registry
+from retrain.advantages.masked import group_total
+from retrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,20 +35,14 @@ TRL_EPSILON = 1e-4  # what TRL adds to the standard deviation it divides by
 CORRECT = 0.5  # a reward above this counts as a correct answer
 
 
-def group_sum(values: Float[Tensor, " B"], group_ids: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
-    """Sum over each row's group, given back to every row of it."""
-    totals = values.new_zeros(int(group_ids.max()) + 1).index_add_(0, group_ids, values)
-    return totals[group_ids]
-
-
 def group_count(rewards: Float[Tensor, " B"], group_ids: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
     """Count the scorable rows of each row's group."""
-    return group_sum((~rewards.isnan()).double(), group_ids)
+    return group_total((~rewards.isnan()).double(), group_ids)
 
 
 def group_mean(rewards: Float[Tensor, " B"], group_ids: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
     """Mean over the scorable rows of each row's group; 0 for a group without any."""
-    return group_sum(rewards.nan_to_num(0.0), group_ids) / group_count(rewards, group_ids).clamp(min=1)
+    return group_total(rewards.nan_to_num(0.0), group_ids) / group_count(rewards, group_ids).clamp(min=1)
 
 
 def group_range(
@@ -84,7 +80,7 @@ class Grpo:
     def __call__(self, rewards: Float[Tensor, " B"], group_ids: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         advantages = centred(rewards, group_ids)
         if self.scale_rewards == "group":
-            squares = group_sum((rewards - group_mean(rewards, group_ids)).nan_to_num(0.0) ** 2, group_ids)
+            squares = group_total((rewards - group_mean(rewards, group_ids)).nan_to_num(0.0) ** 2, group_ids)
             deviation = (squares / (group_count(rewards, group_ids) - 1).clamp(min=1)).sqrt()
         elif self.scale_rewards == "batch":
             scored = rewards[~rewards.isnan()]
@@ -143,11 +139,20 @@ class ReinforcePp:
 
 
 def build(algorithm: Algorithm, places: Sequence[Path]) -> Baseline:
-    """Make the baseline that `advantage_mode` names; a class gets those keys of [algorithm] that it has fields for."""
-    made: Any = registry.resolve("baseline", algorithm.advantage_mode, places=places)
-    if not isinstance(made, type):
-        return made  # a plain function; what it returns is checked at every step
-    fields = dataclasses.fields(made) if dataclasses.is_dataclass(made) else ()
-    known = [f.name for f in fields if f.init and hasattr(algorithm, f.name)]
-    baseline: Any = made(**{name: getattr(algorithm, name) for name in known})
-    return baseline
+    """Make the baseline that `advantage_mode` names.
+
+    A built-in one gets the keys of [algorithm] that its fields are named after, a plugin's class `advantage_params`.
+
+    Raises:
+        ConfigError: a plugin cannot be imported or does not take its options.
+    """
+    name, params = algorithm.advantage_mode, algorithm.advantage_params
+    made: Any = registry.resolve("baseline", name, places=places)
+    if name in registry.BUILTIN["baseline"]:
+        options = {f.name: getattr(algorithm, f.name) for f in dataclasses.fields(made) if f.init}
+        return made(**options)
+    if isinstance(made, type):
+        return registry.made_with(made, params, f"baseline {name}")
+    if params:
+        raise ConfigError(f"baseline {name} is a plain function and takes no options: {', '.join(params)}")
+    return made  # what it returns is checked at every step

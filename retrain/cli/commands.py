@@ -59,11 +59,67 @@ Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those 
 --list            show the templates and write nothing""",
         module="init",
     ),
+    "init-plugin": Command(
+        usage="retrain init-plugin --kind KIND --name NAME [--output DIR] [--with-test]",
+        summary="write an algorithm, reward or data source of your own to start from",
+        details="""\
+--kind KIND    transform   one advantage per token, from what came before and the token's uncertainty
+               baseline    rewards to one advantage per completion
+               signal      the uncertainty of each token
+               detector    which phrases of a completion are planning
+               reward      what a completion is worth
+               data        where problems come from
+--name NAME    of the module: NAME.py; an existing file is never overwritten
+--output DIR   where to write it (default: this folder)
+--with-test    also write test_NAME.py, which passes as it is
+
+Both work unchanged; what to put into the TOML is printed.""",
+        module="init_plugin",
+    ),
+    "plugins": Command(
+        usage="retrain plugins [CONFIG.toml] [--kind KIND] [--json]",
+        summary="list every name that a config may choose, with its origin and options",
+        details="""\
+With CONFIG.toml: also the modules of your own that it names. Nothing is imported: they are read, not run.
+
+--kind KIND   one family only: mode, baseline, transform, signal, detector, reward, data, engine or backend
+--json        one JSON document on stdout: plugins, each with kind, name, origin ("built-in", "entry point" or
+              "module"), where, target, summary and options (null: not known without importing it)""",
+        module="plugins",
+    ),
     "resume": Command(
         usage="retrain resume RUN",
         summary="go on with a run that was interrupted or failed, in place",
         details=RUN_REFERENCES,
         module="resume",
+    ),
+    "rollouts": Command(
+        usage="retrain rollouts RUN [--step N] [--best K] [--worst K] [--search TEXT] [--signal] [--html FILE] …",
+        summary="see a run's completions, each token in the colour of its advantage",
+        details=f"""\
+--step N        default: the last step that is on disk
+--best K        the K highest rewards of the step
+--worst K       the K lowest
+--search TEXT   only completions with TEXT in prompt or completion, in upper or lower case
+--task ID       only this task's
+--limit K       at most K; default 4 on a terminal, 64 in --html, all in --json
+--signal        colour by uncertainty instead of advantage
+--html FILE     one page with all of it to look at in a browser, offline; replaces FILE
+--json          one JSON document on stdout: run, step, completions; errors as JSON on stderr
+
+Without --best and --worst: the best and the worst of each group, beginning where a group's rewards differ most, then
+the second best and second worst, and so on.
+
+Green is a positive advantage, red a negative one, strong where it is near the step's largest. Planning tokens are
+underlined. A character that is split over tokens is shown once, in the colour of its first token. In a pipe, and with
+NO_COLOR, planning tokens are between « and » and a line gives every token's number.
+
+A completion in --json: task_id, group, rollout, prompt, completion, answer, reward (null: unscorable), reward_parts,
+error, finish_reason, policy_version, prompt_tokens, and one value a token: token_ids, logprobs, entropies, advantages,
+uncertainty, planning (null: not on file).
+
+{RUN_REFERENCES}""",
+        module="rollouts",
     ),
     "ui": Command(
         usage="retrain ui [RUN] [--experiment NAME] [--port N]",

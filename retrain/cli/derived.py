@@ -57,7 +57,7 @@ def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
         skips_uninformative=skips,
         skipping_reason=why,
         rollout_bytes_at_most=kept * tokens * (TOKEN_BYTES + TEXT_BYTES),
-        pipeline=formulas.pipeline(algorithm),
+        pipeline=formulas.pipeline(config),
         model=measure(config),
         run_directory=store.planned_directory(config, name, now),
     )

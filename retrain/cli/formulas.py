@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from retrain import registry
+from retrain.config.transforms import asks_for, planned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from retrain.config.schema import Algorithm
+    from retrain.config.schema import Algorithm, RunConfig
+    from retrain.config.transforms import Planned
 
 SCALE: Mapping[str, str] = {
     "none": "",
@@ -33,9 +35,9 @@ LOSSES: Mapping[str, tuple[str, str]] = {
 """TRL's loss types: what one token costs, and how tokens are averaged. Held against the schema's choices by a test."""
 
 
-def pipeline(algorithm: Algorithm) -> list[str]:
+def pipeline(config: RunConfig) -> list[str]:
     """Return one line per stage, in the order in which they act."""
-    return [*baseline(algorithm), *transforms(algorithm), *loss(algorithm)]
+    return [*baseline(config.algorithm), *transforms(config), *loss(config.algorithm)]
 
 
 def baseline(algorithm: Algorithm) -> list[str]:
@@ -46,14 +48,26 @@ def baseline(algorithm: Algorithm) -> list[str]:
     return lines
 
 
-def transforms(algorithm: Algorithm) -> list[str]:
-    from retrain.advantages.pipeline import MODES
-
-    known = registry.names("transform") if "transform" in registry.BUILTIN else {}
-    names = MODES[algorithm.transform_mode]
-    if not names:
+def transforms(config: RunConfig) -> list[str]:
+    steps = planned(config)
+    if not steps:
         return ["A_t = A on every token of the completion"]
-    return [known[name].formula or known[name].summary for name in names]
+    lines = ["A_t = A on every token of the completion, then"]
+    if asks_for(steps, "uncertainty"):
+        entry = registry.names("signal").get(config.algorithm.uncertainty_kind)
+        lines.append(entry.formula or entry.summary if entry else f"H_t = {config.algorithm.uncertainty_kind}(batch)")
+    return [*lines, *(line for step in steps for line in described(step, config))]
+
+
+def described(step: Planned, config: RunConfig) -> list[str]:
+    """Return a transform's formula; sepa's with its schedule in numbers."""
+    if step.name != "sepa":
+        return [step.formula]
+    delay, steps = step.options.timing(config.training.max_steps)
+    line = f"       λ = clip((step − {delay}) / {steps}, 0, 1)" if steps else "       λ = 0"
+    if step.options.schedule == "auto":
+        line += ", or earlier once the variance of execution tokens has fallen"
+    return [step.formula, f"{line}; 0 until {step.options.correct_rate_gate:.0%} of a batch were right"]
 
 
 def loss(algorithm: Algorithm) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrain import registry
-from retrain.config import values
+from retrain.config import check_transforms, values
 from retrain.config.origins import DEFAULT
 from retrain.config.schema import KEYS, keys_of
 from retrain.errors import Problem, nearest
@@ -43,7 +43,7 @@ _DEVICE = re.compile(r"auto|cpu|(?:(?:gpu|cuda):)?\d+")
 
 def check(composed: Composed) -> list[Problem]:
     """Return what is wrong between the keys of a composed config."""
-    return [problem for rule in RULES for problem in rule(composed)]
+    return [problem for rule in (*RULES, *check_transforms.RULES) for problem in rule(composed)]
 
 
 def _value(composed: Composed, dotted: str) -> Any:

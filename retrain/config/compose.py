@@ -21,7 +21,7 @@ from retrain.config.check import check
 from retrain.config.interpolation import escape, rerunnable
 from retrain.config.layers import Library, Reader, package_conf
 from retrain.config.merge import merge, no_garbage_collection
-from retrain.config.origins import Layer, Origin, table_below, trace
+from retrain.config.origins import Layer, Origin, owned_below, trace
 from retrain.config.schema import KEYS, RunConfig
 from retrain.config.secrets import load_dotenv
 from retrain.errors import ConfigError, Problem
@@ -161,7 +161,7 @@ def _beside(path: Path) -> Iterator[Path]:
 def _absent_removals(plan: _Plan, given: command_line.Arguments) -> Iterator[Problem]:
     """Yield a problem for each ``~table.entry`` that is not there to be removed."""
     for removal in given.removals():
-        held = table_below([*plan.files, *plan.above], removal.key.dotted)
+        held = owned_below([*plan.files, *plan.above], removal.key.dotted)
         entries: Any = held
         for name in removal.path:
             entries = entries.get(name) if isinstance(entries, dict) else None

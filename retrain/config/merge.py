@@ -5,7 +5,7 @@ The primary config is generated. Its defaults list is
     schema, layer_0, layer_1, …,  {experiment: null}, {model: null}, …,  _self_
 
 so that the layers apply in order, and the command line's group choices, which are Hydra's own overrides of the groups,
-come after every file. `_self_` holds the tables that belong to a name (`origins.table_below`), for a merge alone could
+come after every file. `_self_` holds the tables that belong to a name (`origins.owned_below`), for a merge alone could
 never drop them. Values of the command line are Hydra overrides and come last.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from retrain.config import values
 from retrain.config.interpolation import has_interpolation, unreadable, unresolvable
 from retrain.config.layers import CHOICES, Library
-from retrain.config.origins import Layer, Origin, table_below
+from retrain.config.origins import Layer, Origin, owned_below
 from retrain.config.schema import KEYS, SECTIONS, RunConfig
 from retrain.errors import ConfigError
 
@@ -77,7 +77,7 @@ def _documents(files: Sequence[Layer], above: Sequence[Layer]) -> dict[str, Any]
     """Return what Hydra merges, by name."""
     documents: dict[str, Any] = {"schema": RunConfig}
     documents |= {f"layer_{index}": layer.document() for index, layer in enumerate(files)}
-    owned = {dotted: table_below([*files, *above], dotted) for dotted, key in KEYS.items() if key.owner}
+    owned = {dotted: owned_below([*files, *above], dotted) for dotted, key in KEYS.items() if key.owner}
     defaults = [*documents, *({group: None} for group in CHOICES), "_self_"]
     return {**documents, "retrain": {"defaults": defaults, **Layer(values=owned).document(owned=True)}}
 

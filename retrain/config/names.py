@@ -85,9 +85,8 @@ SHORTEST_FLAG: dict[str, str] = {dotted: flag for flag, dotted in FLAGS.items()}
 def likely_keys(name: str, section: str = "", limit: int = 3) -> list[str]:
     """Return the dotted keys that a wrong key name may stand for, the likeliest first."""
     leaf = name.replace("-", "_").lower().rpartition(".")[2]
-    found = [dotted for dotted, key in KEYS.items() if key.name == leaf]
-    if leaf in OTHER_NAMES:
-        found.append(OTHER_NAMES[leaf])
+    found = [OTHER_NAMES[leaf]] if leaf in OTHER_NAMES else []
+    found += [dotted for dotted, key in KEYS.items() if key.name == leaf]
     names = list(dict.fromkeys(key.name for key in KEYS.values()))
     typos = difflib.get_close_matches(leaf, names, n=limit, cutoff=0.85)
     similar = typos or [*difflib.get_close_matches(leaf, names, n=limit, cutoff=0.8), *_with_word(leaf)]

@@ -69,7 +69,7 @@ class Layer:
     removed: Sequence[tuple[str, tuple[str, ...]]] = ()
 
     def document(self, *, owned: bool = False) -> dict[str, dict[str, Any]]:
-        """Return the values as nested sections; owned tables only when asked, for `table_below` follows them."""
+        """Return the values as nested sections; owned tables only when asked, for `owned_below` follows them."""
         sections: dict[str, dict[str, Any]] = {}
         for dotted, value in self.values.items():
             if owned or not KEYS[dotted].owner:
@@ -88,20 +88,26 @@ def merge_tables(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, A
 
 
 def dropped_before(layers: Sequence[Layer], dotted: str) -> int:
-    """Return the first layer whose part of an owned table counts: the last one that changed the table's owner."""
+    """Return the first layer whose part of an owned key counts.
+
+    For a table that is the last layer that changed its owner, for a list the last one that set its owner at all.
+    """
     owner = KEYS[dotted].owner
+    is_list = isinstance(KEYS[dotted].default, list)
     first, current = 0, KEYS[owner].default if owner else None
     for index, layer in enumerate(layers):
-        if owner in layer.values and layer.values[owner] != current:
+        if owner in layer.values and (is_list or layer.values[owner] != current):
             first, current = index, layer.values[owner]
     return first
 
 
-def table_below(layers: Sequence[Layer], dotted: str) -> dict[str, Any]:
-    """Return an owned table as all layers but the last leave it; the last may still change its owner."""
-    merged: dict[str, Any] = {}
+def owned_below(layers: Sequence[Layer], dotted: str) -> Any:
+    """Return an owned table or list as all layers but the last leave it; the last may still change its owner."""
+    merged = copy.deepcopy(KEYS[dotted].default)
     for layer in layers[dropped_before(layers, dotted) : -1]:
-        merged = merge_tables(merged, layer.values.get(dotted, {}))
+        if dotted in layer.values:
+            value = layer.values[dotted]
+            merged = merge_tables(merged, value) if isinstance(value, dict) else value
     return merged
 
 

@@ -33,7 +33,7 @@ def key(
     choices:   the only allowed texts
     registry:  the value is a name from this family of `retrain.registry`, or ``pkg.mod:attr``
     secret:    a literal value is refused and never echoed; write ``${oc.env:NAME}``
-    owner:     for free-form tables: the dotted key whose change drops the table
+    owner:     for free-form tables: the dotted key whose change drops the table; for lists: whose being set does
     identity:  part of what its section's group files choose: each of them sets it
     """
     metadata = {
@@ -88,12 +88,22 @@ class Algorithm:
     advantage_mode: str = key(
         "grpo", "how rewards become one advantage per completion", registry="baseline", identity=True
     )
-    transform_mode: str = key("none", "how that becomes one advantage per token", choices=("none",), identity=True)
+    transform_mode: str = key("none", "how that becomes one advantage per token", registry="mode", identity=True)
     scale_rewards: str = key(
         "none",
         "grpo only: divide by the standard deviation of the group or the batch",
         choices=("none", "group", "batch"),
     )
+    uncertainty_kind: str = key("surprisal", "what transforms read of each token", registry="signal")
+    transforms: List[Dict[str, Any]] = key(
+        [],
+        'transforms in order, instead of transform_mode: [{name = "sepa"}, {name = "gtpo", beta = 0.2}]',
+        owner="algorithm.transform_mode",
+    )
+    advantage_params: Dict[str, Any] = key({}, "options of a baseline of your own", owner="algorithm.advantage_mode")
+    transform_params: Dict[str, Any] = key({}, "options of a transform of your own", owner="algorithm.transform_mode")
+    entropy_mask_rho: float = key(0.2, "share of a group's tokens that entropy_mask keeps", above=0.0, high=1.0)
+    adv_clip_max: float = key(0.0, "no token's advantage is larger than this, applied last; 0: off", low=0.0)
     skip_uninformative: bool = key(True, "spend no backward pass on completions whose advantages are all zero")
     mask_truncated: bool = key(False, "leave completions cut at max_tokens out of the loss")
     loss_type: str = key(
@@ -116,6 +126,64 @@ class Algorithm:
     def skips_zero_rows(self) -> bool:
         """Whether a completion of zero advantage costs no backward pass: a KL penalty would give it a gradient."""
         return self.skip_uninformative and self.kl_coef == 0.0
+
+
+@dataclass
+class Gtpo:
+    """How strongly GTPO follows a token's uncertainty (docs/advantages.md)."""
+
+    beta: float = key(0.1, "0: not at all; up to 1 no weight is clamped and the mean advantage stays", low=0.0)
+
+
+@dataclass
+class Hicra:
+    """How much HICRA adds to planning tokens (docs/advantages.md)."""
+
+    alpha: float = key(0.2, "share of |A| that is added; below 1 every sign stays", low=0.0)
+
+
+@dataclass
+class Sepa:
+    """How fast SEPA evens out the uncertainty of execution tokens (docs/sepa.md)."""
+
+    steps: int = key(-1, "steps in which lambda goes from 0 to 1; -1: half of training.max_steps", low=-1)
+    schedule: str = key(
+        "linear", "linear in time, or auto: faster once uncertainty has settled", choices=("linear", "auto")
+    )
+    delay_steps: int = key(-1, "steps before lambda leaves 0; -1: a tenth of training.max_steps", low=-1)
+    correct_rate_gate: float = key(0.1, "lambda stays 0 until a batch was right this often", low=0.0, high=1.0)
+
+    def timing(self, max_steps: int) -> tuple[int, int]:
+        """Return (delay, steps) of a run of `max_steps`: lambda is 0 up to the delay and 1 that many steps later."""
+        delay = max_steps // 10 if self.delay_steps == -1 else self.delay_steps
+        return delay, max_steps // 2 if self.steps == -1 else self.steps
+
+
+@dataclass
+class EntropyMask:
+    """Options of the transform entropy_mask; `algorithm.entropy_mask_rho` is its key."""
+
+    rho: float = key(0.2, "share of a group's tokens that keep their advantage", above=0.0, high=1.0)
+
+
+@dataclass
+class Whiten:
+    """The transform whiten has no options."""
+
+
+@dataclass
+class Clip:
+    """Options of the transform clip; `algorithm.adv_clip_max` is its key."""
+
+    max: float = key(0.0, "largest advantage of a token; 0: off", low=0.0)
+
+
+@dataclass
+class Planning:
+    """What counts as planning (docs/advantages.md)."""
+
+    detector: str = key("regex", "finds planning phrases in a completion's text", registry="detector")
+    strategic_grams: List[str] = key([], "phrases that the regex detector looks for; empty: the built-in eighteen")
 
 
 @dataclass
@@ -239,6 +307,10 @@ class RunConfig:
     model: Model = field(default_factory=Model)
     lora: Lora = field(default_factory=Lora)
     algorithm: Algorithm = field(default_factory=Algorithm)
+    gtpo: Gtpo = field(default_factory=Gtpo)
+    hicra: Hicra = field(default_factory=Hicra)
+    sepa: Sepa = field(default_factory=Sepa)
+    planning: Planning = field(default_factory=Planning)
     training: Training = field(default_factory=Training)
     optimizer: Optimizer = field(default_factory=Optimizer)
     backend: Backend = field(default_factory=Backend)

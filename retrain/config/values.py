@@ -60,6 +60,11 @@ def item_type(key: Key) -> Any:
     return get_args(key.type)[-1]
 
 
+def holds_tables(key: Key) -> bool:
+    """Tell whether a list's items are tables."""
+    return get_origin(item_type(key)) is dict
+
+
 def show(value: Any, key: str = "") -> str:
     """Return a value as TOML writes it, on one line, without secrets."""
     if isinstance(value, bool):
@@ -77,7 +82,9 @@ def show(value: Any, key: str = "") -> str:
 
 def needed(key: Key) -> str:
     """Say what a key takes: "a whole number of at least 2"."""
-    kind = "a list of texts" if base_type(key) is list else _NEEDED[base_type(key)]
+    kind = _NEEDED[base_type(key)]
+    if base_type(key) is list:
+        kind = "a list of tables" if holds_tables(key) else "a list of texts"
     low, above, high = (_bound(bound) for bound in (key.low, key.above, key.high))
     if low and high:
         return f"{kind} from {low} to {high}"
@@ -214,6 +221,8 @@ def _closest(key: Key, value: float) -> Any:
 
 
 def _list_fault(key: Key, value: Any) -> Fault | None:
+    if holds_tables(key):
+        return _tables_fault(key, value)
     if not isinstance(value, list):
         example = [value] if isinstance(value, str) and value else ["text"]
         return Fault(f"is {kind_of(value)}; {needed(key)} is needed", example)
@@ -223,6 +232,15 @@ def _list_fault(key: Key, value: Any) -> Fault | None:
             f"holds {kind_of(wrong)}; {needed(key)} is needed", [show(wrong) if isinstance(wrong, int) else "text"]
         )
     return Fault("holds a placeholder, not a value", fix="write the value") if "???" in value else None
+
+
+def _tables_fault(key: Key, value: Any) -> Fault | None:
+    if not isinstance(value, list):
+        return Fault(f"is {kind_of(value)}; {needed(key)} is needed", [{"name": "gtpo"}])
+    wrong = next((item for item in value if not isinstance(item, dict)), None)
+    if wrong is not None:
+        return Fault(f"holds {kind_of(wrong)}; {needed(key)} is needed", [{"name": "gtpo"}])
+    return next(filter(None, (_entries_fault(item, Any) for item in value)), None)
 
 
 def _table_fault(key: Key, value: Any) -> Fault | None:

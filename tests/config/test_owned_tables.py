@@ -2,7 +2,7 @@
 
 import pytest
 
-from retrain.config.origins import Layer, Origin, table_below, trace
+from retrain.config.origins import Layer, Origin, owned_below, trace
 
 OTHER = 'model = "org/other"\n'
 ARGS = "[data.chat_template_args]\nenable_thinking = false\nstyle = 'short'\n"
@@ -91,7 +91,7 @@ def test_only_the_last_change_of_an_owner_counts():
         layer("4", backend__options={"z": 3}),
         layer("top", backend__backend="local"),
     ]
-    assert table_below(layers, "backend.options") == {"z": 3}
+    assert owned_below(layers, "backend.options") == {"z": 3}
     origins, shadowed = trace(layers)
     assert str(origins["backend.options.z"]) == "4"
     assert "backend.options.y" not in origins

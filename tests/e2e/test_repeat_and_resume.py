@@ -50,13 +50,14 @@ def stopped_after(whole, step, place):
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("algorithm=maxrl_gtpo_sepa", "--sepa-schedule", "auto", "--sepa-delay-steps", "0"),
         (),
         ("--num-iterations", "2", "--max-steps", "5"),
         ("--micro-batch-size", "3", "--loss-type", "grpo", "--advantage-mode", "maxrl"),
         ("--lora-rank", "0", "--lr", "1e-3"),
         ("--lora-dropout", "0.2", "--kl-coef", "0.05", "--lr-schedule", "cosine", "--warmup-steps", "2"),
     ],
-    ids=["plain", "two passes", "micro-batches", "full fine-tune", "dropout, kl, cosine"],
+    ids=["sepa auto", "plain", "two passes", "micro-batches", "full fine-tune", "dropout, kl, cosine"],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(train, tmp_path, arguments):
     whole = train(*arguments)
