@@ -138,8 +138,12 @@ class Batches:
         return CreditedBatch(batch=batch, credit=credit, metrics=metrics)
 
     def _baseline(self, batch: Batch, step: int) -> Tensor:
-        advantages = self.job.baseline(batch.rewards, batch.group_ids)
         name = self.job.config.algorithm.advantage_mode
+        try:
+            advantages = self.job.baseline(batch.rewards, batch.group_ids)
+        except Exception as error:  # a plugin may fail in any way; ours raise nothing
+            message = f'advantage_mode "{name}" failed at step {step}: {type(error).__name__}: {error}'
+            raise RunError(message) from error
         if not isinstance(advantages, Tensor) or advantages.shape != batch.rewards.shape:
             raise RunError(f'advantage_mode "{name}" did not return one advantage per completion at step {step}')
         if not bool(advantages.isfinite().all()):

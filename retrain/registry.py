@@ -280,16 +280,28 @@ def resolve(kind: str, name: str, *, places: Sequence[Path]) -> Any:
     return value
 
 
+CHECKED: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}
+"""Annotations that a plugin's options are held to, and what TOML gives for them."""
+
+
+def _fits(value: Any, wanted: str) -> bool:
+    return isinstance(value, CHECKED[wanted]) and (wanted == "bool" or not isinstance(value, bool))
+
+
 def made_with(make: Callable[..., Any], options: Mapping[str, Any], label: str) -> Any:
     """Call a plugin's class or factory with its options.
 
     Raises:
-        ConfigError: it has no such option, or refuses the values; the message names both.
+        ConfigError: it has no such option, the value is of another type, or it refuses the value.
     """
-    known = list(inspect.signature(make).parameters)
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ConfigError(f"{label} has no option {', '.join(unknown)}", f"its options: {', '.join(known) or 'none'}")
+    known = inspect.signature(make).parameters
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigError(f"{label} has no option {name}", f"its options: {', '.join(known) or 'none'}")
+        annotation = known[name].annotation
+        wanted = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+        if wanted in CHECKED and not _fits(value, wanted):
+            raise ConfigError(f"{label}: option {name} = {value!r} is not of type {wanted}")
     try:
         return make(**options)
     except Exception as error:  # a plugin's own check of its options

@@ -57,8 +57,24 @@ def test_an_unknown_name_is_answered_with_what_there_is(tmp_path, name, said):
     assert str(problem).startswith("mini.toml:3: reward.type")
 
 
-@pytest.mark.parametrize("kind", registry.BUILTIN)
+@pytest.mark.parametrize("kind", registry.BUILTIN.keys() - {"mode"})  # a mode is a list of transforms
 def test_every_built_in_name_exists(kind):
     for name, entry in registry.BUILTIN[kind].items():
         assert registry.resolve(kind, name, places=[]) is not None, name
         assert entry.summary
+
+
+def factory(by: float = 1.0, times: int = 2, loud: bool = False, name: str = ""):
+    return by, times, loud, name
+
+
+@pytest.mark.parametrize(
+    "options", [{"by": "much"}, {"by": True}, {"times": 2.5}, {"times": True}, {"loud": 1}, {"name": 3}, {"bye": 1.0}]
+)
+def test_an_option_of_the_wrong_type_or_name_is_refused(options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        registry.made_with(factory, options, "transform my:factory")
+
+
+def test_options_of_the_right_type_arrive_and_a_whole_number_is_a_number():
+    assert registry.made_with(factory, {"by": 3, "loud": True}, "x") == (3, 2, True, "")

@@ -149,13 +149,19 @@ def _made(step: Planned, places: Sequence[Path]) -> list[Transform]:
         return [found(step.options)]
     if isinstance(found, type):
         return [_completed(registry.made_with(found, step.options, f"transform {step.name}"), step.name)]
-    if list(inspect.signature(found).parameters)[:2] == ["credit", "ctx"]:
+    if _is_transform(found):
         if step.options:
             raise ConfigError(f"transform {step.name} is a plain function and takes no options: {list(step.options)}")
         return [_completed(found, step.name)]
     made = registry.made_with(found, step.options, f"transform {step.name}")
     listed = list(made) if isinstance(made, list | tuple) else [made]
     return [_completed(transform, step.name) for transform in listed]
+
+
+def _is_transform(function: Any) -> bool:
+    """Tell a plain transform, which takes a credit and a context, from a factory, whose parameters are options."""
+    parameters = inspect.signature(function).parameters.values()
+    return sum(p.default is p.empty and p.kind is not p.KEYWORD_ONLY for p in parameters) == 2
 
 
 DECLARED: dict[str, Any] = {"requires": frozenset(), "scope": "batch", "keeps_zero_rows": False}

@@ -57,8 +57,7 @@ class SepaSchedule:
 
     def linear(self, step: int, max_steps: int) -> float:
         """Return λ of the linear schedule, whatever the gate says."""
-        steps = max_steps // 2 if self.options.steps < 0 else self.options.steps
-        delay = max_steps // 10 if self.options.delay_steps < 0 else self.options.delay_steps
+        delay, steps = self.options.timing(max_steps)
         return min(max((step - delay) / steps, 0.0), 1.0) if steps else 0.0
 
     def observe(self, variances: Float[Tensor, " N"], rewards: Float[Tensor, " B"]) -> None:

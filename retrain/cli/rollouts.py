@@ -42,7 +42,8 @@ class Choice:
 
     def __str__(self) -> str:
         """Say it in words: what stands behind "4 of 32 completions"."""
-        ranks = [f"the {k} {name}" for name, k in (("best", self.best), ("worst", self.worst)) if k is not None]
+        asked = [(name, k) for name, k in (("best", self.best), ("worst", self.worst)) if k is not None]
+        ranks = [f"the {k} {name}" if k > 1 else f"the {name}" for name, k in asked]
         filters = [f"of task {self.task}"] if self.task is not None else []
         filters += [f'with "{self.search}"'] if self.search else []
         return ", ".join([" and ".join(ranks) or "best and worst of the groups whose rewards differ most", *filters])

@@ -83,10 +83,11 @@ def test_a_completion_that_was_sampled_greedily_keeps_its_advantage():
 
 
 def test_the_clamped_share_counts_trained_tokens_of_the_batch():
-    """β = 2, H = (0, 1, 2) → w = (−1, 1, 3): one of three; the other row is even, and the last token is not trained."""
-    batch = [completion(1.0, 0.0, 1.0, 2.0), completion(1.0, 1.0, 1.0, 1.0), Row((Token(1.0, 0.0, trained=False),))]
-    advantages, case = after(batch, beta=2.0)
-    assert advantages[0].tolist() == pytest.approx([0.0, 1.0, 3.0], abs=1e-7)
+    """β = 2, H = (0, 1, 2) → w = (−1, 1, 3): one of three. The other row is even, and untrained zeros do not count."""
+    untrained = Token(1.0, 0.0, trained=False)
+    uneven, even = completion(1.0, 0.0, 1.0, 2.0), completion(1.0, 1.0, 1.0, 1.0)
+    advantages, case = after([Row((*uneven.tokens, untrained)), even, Row((untrained,))], beta=2.0)
+    assert advantages[0, :3].tolist() == pytest.approx([0.0, 1.0, 3.0], abs=1e-7)
     assert case.logged == {"gtpo/clamped_share": pytest.approx(1 / 6)}
 
 

@@ -57,7 +57,7 @@ ROWS = [
     row(0, 0, "same", 0.0),
     row(0, 1, "same", 0.0),
     row(1, 0, "ab🙂d", 1.0, [2.0, 1.0, 0.5, 9.0, 9.0, 9.0, -4.0], planning=[True, True, *[False] * 5]),
-    row(1, 1, HARM, 0.25),
+    row(1, 1, HARM, 0.25, prompt=HARM, answer=HARM),
     row(1, 2, "", 0.5),
     row(1, 3, "é", None),
     row(2, 0, "7", 1.0, [-4.0]),
@@ -340,7 +340,8 @@ def test_the_page_holds_its_data_and_nothing_of_a_completion_becomes_html(run, c
     document = json.loads(found.data)
     assert document["signal"] is True
     by_place = {(item["group"], item["rollout"]): item for item in document["completions"]}
-    assert "".join(by_place[1, 1]["pieces"]).startswith("</script><img src=x onerror=alert(1)><!--<script> & ")
+    for text in (by_place[1, 1]["prompt"], by_place[1, 1]["answer"], "".join(by_place[1, 1]["pieces"])):
+        assert text == "</script><img src=x onerror=alert(1)><!--<script> & \\u{2028}␛[31m\\u{202e}"
     emoji = by_place[1, 0]
     assert list(zip(emoji["pieces"], emoji["first"], strict=True)) == [("a", 0), ("b", 1), ("🙂", 2), ("d", 6)]
     assert emoji["advantages"] == [2.0, 1.0, 0.5, 9.0, 9.0, 9.0, -4.0]

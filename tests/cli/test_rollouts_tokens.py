@@ -68,15 +68,17 @@ def test_a_run_of_bytes_longer_than_any_window_is_still_cut_right():
     assert "".join(piece.text for piece in split(decoder("byte fallback"), ids)) == text
 
 
-def test_the_cost_of_a_completion_is_linear():
+@pytest.mark.parametrize(("name", "token"), [("byte-level", 16), ("byte fallback", 256)])
+def test_the_cost_of_a_completion_is_linear(name, token):
+    """The second tokenizer drops the space before a first token: a window without context would start over."""
     decoded = []
 
     def decode(ids):
         decoded.append(len(ids))
-        return decoder("byte-level")(ids)
+        return decoder(name)(ids)
 
-    split(decode, [16] * 4000)
-    assert sum(decoded) < 4000 * 50
+    split(decode, [token] * 4000)
+    assert sum(decoded[1:]) < 4000 * 50
 
 
 def test_control_characters_become_signs_and_writing_stays_as_it_is():

@@ -23,7 +23,7 @@ def test_every_key_has_an_origin_and_shadowed_values_are_listed_nearest_first(pr
     assert set(KEYS) <= set(composed.origins)
     assert [(value, str(origin)) for value, origin in composed.shadowed["training.lr"]] == [
         (3, "mini.toml:5"),
-        (0.002, "conf/experiment/demo.toml:15"),
+        (0.0005, "conf/experiment/demo.toml:15"),
         (1, "base.toml:2"),
     ]
     assert "training.seed" not in composed.shadowed

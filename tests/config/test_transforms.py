@@ -124,5 +124,6 @@ def test_sepa_with_a_schedule_that_acts_is_fine(tmp_path):
 
 
 def test_the_auto_schedule_may_act_before_its_linear_part(tmp_path):
-    text = '[algorithm]\ntransform_mode = "gtpo_sepa"\n[sepa]\nschedule = "auto"\ndelay_steps = 500\n[training]\nmax_steps = 20'
+    sepa = '[sepa]\nschedule = "auto"\ndelay_steps = 500'
+    text = f'[algorithm]\ntransform_mode = "gtpo_sepa"\n{sepa}\n[training]\nmax_steps = 20'
     assert [step.name for step in steps(tmp_path, text)] == ["sepa", "gtpo"]

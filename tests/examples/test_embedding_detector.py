@@ -43,6 +43,12 @@ def test_ranges_stay_with_their_texts():
     assert detector()(["", " \n"]) == [[], []]
 
 
+def test_a_sentence_that_means_nothing_to_the_model_is_close_to_none():
+    """Its embedding is zero, which has no direction."""
+    with np.errstate(all="raise"):
+        assert detector()(["Mnop qrst."]) == [[]]
+
+
 def test_the_threshold_is_a_cosine():
     """One word of each of two topics: the cosine with a sentence of one topic alone is 1/√2 = 0.707."""
     assert detector(threshold=0.70)(["wait euros"]) == [[(0, 10)]]

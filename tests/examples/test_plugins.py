@@ -211,8 +211,15 @@ def test_ranks_have_mean_one_half_and_are_zero_outside_the_mask(batch):
 # --- as a run makes them --------------------------------------------------------------------------------------------
 
 
-def config_of(**algorithm):
-    return RunConfig(algorithm=Algorithm(**algorithm))
+class Letters:
+    """A tokenizer whose tokens are characters."""
+
+    def decode(self, token_ids):
+        return "".join(map(chr, token_ids))
+
+
+def pipeline_of(**algorithm):
+    return pipeline.build(RunConfig(algorithm=Algorithm(**algorithm)), tokenizer=Letters(), places=[PLUGINS])
 
 
 @pytest.mark.parametrize(
@@ -226,23 +233,34 @@ def config_of(**algorithm):
     ],
 )
 def test_a_config_makes_the_example_transforms_with_its_options(algorithm, expected):
-    made = pipeline.build(config_of(**algorithm), tokenizer=None, places=[PLUGINS])
+    made = pipeline_of(**algorithm)
     assert [(type(transform).__name__, vars(transform)) for transform in made.transforms] == expected
 
 
-def test_a_config_makes_the_example_baseline_and_the_example_signal():
-    config = config_of(
-        advantage_mode="maxrl_floor:MaxRlFloor",
-        advantage_params={"floor": 0.3},
-        uncertainty_kind="rank_signal:rank",
-        transform_mode="gtpo",
-    )
-    assert vars(baselines.build(config.algorithm, [PLUGINS])) == {"floor": 0.3}
-    made = pipeline.build(config, tokenizer=None, places=[PLUGINS])
-    case = build([completion(1.0, 1.0, 9.0, advantage=2.0)])
-    credit = made(torch.tensor([2.0]), case.ctx.batch, planning=None, step=0, log=case.logged.__setitem__)
+def test_a_config_makes_the_example_baseline():
+    algorithm = Algorithm(advantage_mode="maxrl_floor:MaxRlFloor", advantage_params={"floor": 0.3})
+    assert vars(baselines.build(algorithm, [PLUGINS])) == {"floor": 0.3}
+
+
+def test_gtpo_reads_the_example_signal():
+    """Ranks 1/3, 1/3, 5/6 have the mean 1/2: weights 1 + 0.1·(−1/3, −1/3, 2/3), and the mean advantage stays."""
+    made = pipeline_of(uncertainty_kind="rank_signal:rank", transform_mode="gtpo")
+    case = build([completion(1.0, 1.0, 9.0)])
+    credit = made(torch.tensor([2.0]), case.ctx.batch, planning_mask=None, step=0, log=case.logged.__setitem__)
     assert credit.uncertainty.tolist() == [pytest.approx([1 / 3, 1 / 3, 5 / 6])]
-    assert credit.advantages.mean().item() == pytest.approx(2.0)
+    assert credit.advantages.tolist() == [pytest.approx([2 - 0.2 / 3, 2 - 0.2 / 3, 2 + 0.4 / 3], abs=1e-6)]
+
+
+def test_sepa_amp_is_given_the_planning_tokens_that_it_requires():
+    """Of "1.double check.9" the phrase keeps its uncertainty; of the other four tokens the outer two move apart."""
+    text = "1.double check.9"
+    case = build([completion(0.0, *[5.0] * (len(text) - 2), 10.0)])
+    batch = replace(case.ctx.batch, completion_ids=torch.tensor([list(map(ord, text))]))
+    made = pipeline_of(transforms=[{"name": "sepa_amp:SepaAmp", "strength": 1.0, "clamp": False}])
+    mask = made.planning_mask(batch, step=0)
+    credit = made(torch.tensor([1.0]), batch, planning_mask=mask, step=0, log=case.logged.__setitem__)
+    assert "".join(c for c, planning in zip(text, mask[0].tolist(), strict=True) if planning) == "double check"
+    assert credit.uncertainty.tolist() == [[-5.0, *[5.0] * (len(text) - 2), 15.0]]
 
 
 @pytest.mark.parametrize(
@@ -255,8 +273,5 @@ def test_a_config_makes_the_example_baseline_and_the_example_signal():
     ],
 )
 def test_options_that_make_no_sense_are_refused_by_name(algorithm, said):
-    def made(config):
-        return baselines.build(config.algorithm, [PLUGINS]), pipeline.build(config, tokenizer=None, places=[PLUGINS])
-
     with pytest.raises(ConfigError, match=said):
-        made(config_of(**algorithm))
+        _ = baselines.build(Algorithm(**algorithm), [PLUGINS]), pipeline_of(**algorithm)
