@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from retrain import checkpoint, registry, store, tracking
 from retrain.config import Composed, compose
+from retrain.config.cautions import cautions
 from retrain.errors import ConfigError, Interrupted, Problem
 from retrain.events import Emit, Event, Phase, RunStarted, StepDone, Warned, ignore
 from retrain.store import RunRecord, RunStore
@@ -82,6 +83,8 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
             reward.close()
         raise ConfigError(attempt.problems)
 
+    for caution in cautions(config):
+        emit(Warned(message=caution))
     emit(Phase(name="load", detail=config.model.model))
     backend_class = registry.resolve("backend", config.backend.backend, places=())
     training = config.training

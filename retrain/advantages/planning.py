@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import index
@@ -32,13 +32,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from retrain.config.schema import Planning
-    from retrain.types import Tokenizer
+    from retrain.types import Detector, Tokenizer
 
 Ranges = Sequence[tuple[int, int]]
 """Characters [start, end) of one text, in any order; they may overlap."""
-
-Detector = Callable[[Sequence[str]], Sequence[Ranges]]
-"""Texts to the ranges of their planning phrases, in the same order."""
 
 KEY = "planning.strategic_grams"
 BETWEEN_WORDS = r"[\s,.;:!?…()'\"‘’“”*_~\-‐‑–—]+"

@@ -46,7 +46,7 @@ goes on with it from its last checkpoint.""",
 Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those of a run.
 
 --all     every key, not only those that differ from the defaults
---json    one JSON document on stdout: kind, config, sources, derived, problems, runs; errors as JSON on stderr""",
+--json    one JSON document on stdout: kind, config, sources, derived, cautions, problems, runs; errors as JSON on stderr""",
         module="explain",
     ),
     "init": Command(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from retrain.cli.derived import Derived, bytes_text, derive, sentence
 from retrain.cli.extras import missing
 from retrain.cli.flags import take_switches
+from retrain.config.cautions import cautions
 from retrain.config.schema import KEYS
 from retrain.errors import ConfigError, Problem
 
@@ -74,6 +75,9 @@ def text(composed: Composed, derived: Derived, problems: Sequence[Problem], *, e
     parts.append("\n".join(key_lines(composed, everything=everything)))
     parts.append("\n".join(["Pipeline:", *(f"  {line}" for line in derived.pipeline)]))
     parts.append("\n".join(fact_lines(derived)))
+    if found := list(cautions(composed.config)):
+        folded = [textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ") for line in found]
+        parts.append("\n".join(["Look twice:", *folded]))
     if problems:
         parts.append("\n".join(["Problems:", *textwrap.indent("\n".join(map(str, problems)), "  ").splitlines()]))
     return "\n\n".join(parts)
@@ -159,6 +163,7 @@ def document(composed: Composed, derived: Derived, problems: Sequence[Problem]) 
             "run_directory": str(derived.run_directory),
             "sentence": sentence(composed.config, derived),
         },
+        "cautions": list(cautions(composed.config)),
         "problems": [dataclasses.asdict(problem) for problem in problems],
         "runs": [
             {

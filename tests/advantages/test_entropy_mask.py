@@ -85,6 +85,7 @@ def test_advantages_times_a_factor_become_as_much_larger(batch, rho, factor):
 @example(5, 0.2)  # 1.0 in binary too
 @example(100, 0.29)  # 28.999999999999996 in binary
 @example(100, 0.57)  # 56.99999999999999
+@example(19_997, 0.6667)  # 13331.9999: 13332 in float32
 @example(1000, 0.001)
 @example(2_000_000, 0.2)
 def test_the_share_is_the_decimal_that_was_written(count, rho):

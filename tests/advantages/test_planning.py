@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrain.advantages.grams import GRAMS
-from retrain.advantages.planning import Detector, PlanningTokens, RegexDetector, build
+from retrain.advantages.planning import PlanningTokens, RegexDetector, build
 from retrain.config.schema import Planning
 from retrain.errors import ConfigError, RunError
 from tests.tokenizers import encode, tokenizer
+
+if TYPE_CHECKING:
+    from retrain.types import Detector
 
 STYLES = ("bytes", "gpt2", "llama3", "qwen", "llama2", "gemma", "clip")
 

@@ -129,9 +129,9 @@ def test_the_losses_clip_bounds_are_the_configs():
     assert formulas.loss(algorithm)[0] == "loss = −min(ρ·A, clip(ρ, 1 − 0.1, 1 + 0.28)·A) + 0.05·KL(π, π_start)"
 
 
-def test_json_has_the_six_stable_keys_and_every_config_key_with_its_source(folder, capsys):
+def test_json_has_the_stable_keys_and_every_config_key_with_its_source(folder, capsys):
     found = document(folder, capsys, "--seed", "7")
-    assert list(found) == ["kind", "config", "sources", "derived", "problems", "runs"]
+    assert list(found) == ["kind", "config", "sources", "derived", "cautions", "problems", "runs"]
     assert found["kind"] == "run"
     assert {f"{s}.{k}" for s, keys in found["config"].items() for k in keys} == set(KEYS)
     assert set(found["sources"]["keys"]) == set(KEYS)
