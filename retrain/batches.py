@@ -14,11 +14,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from retrain.advantages.baselines import CORRECT, EQUAL, group_range
+from retrain.advantages.baselines import EQUAL, group_range
 from retrain.data.order import task_indices
 from retrain.errors import RunError
 from retrain.events import Phase
-from retrain.types import Batch, Credit, CreditedBatch, Engine, Group, Job, Rollout, Sampling, Store, Task, Tokenizer
+from retrain.types import (
+    CORRECT,
+    Batch,
+    Credit,
+    CreditedBatch,
+    Engine,
+    Group,
+    Job,
+    Rollout,
+    Sampling,
+    Store,
+    Task,
+    Tokenizer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from retrain.config.schema import RunConfig
     from retrain.events import Emit
 
+CORRECT = 0.5
+"""A reward above this counts as a correct answer."""
+
 Message = Mapping[str, str]
 """One chat message: ``{"role": "user", "content": "17+25="}``."""
 

@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 
 EQUAL = 1e-6  # rewards closer than this tell a group nothing
 TRL_EPSILON = 1e-4  # what TRL adds to the standard deviation it divides by
-CORRECT = 0.5  # a reward above this counts as a correct answer
 
 
 def group_count(rewards: Float[Tensor, " B"], group_ids: Int[Tensor, " B"]) -> Float[Tensor, " B"]:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from retrain.types import CORRECT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 
     from retrain.config import schema
 
-CORRECT = 0.5  # a reward above this counts as a correct answer
 DECAY = 0.99  # of the moving average: it remembers about 100 completions
 WARM_UP = 50  # observations before the reference variance is frozen
 LEAST_VARIANCE = 1e-8  # of the reference: completions that were all alike leave nothing to divide by

@@ -1,6 +1,7 @@
 """Two runs with a seed are equal to the bit, and so is one that was stopped and resumed."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain import checkpoint, run
+from retrain import checkpoint, registry, run
 from retrain.config import compose
 from retrain.errors import ConfigError
 from retrain.store import RunRecord, read_metrics
@@ -66,6 +67,19 @@ def test_a_resumed_run_equals_the_uninterrupted_one(train, tmp_path, arguments):
         part = stopped_after(whole, step, tmp_path / f"part-{step}")
         assert outcome(run.resume(part).dir) == expected, f"resumed after step {step}"
         assert RunRecord.read(part).state == "done"
+
+
+@pytest.mark.parametrize("mode", registry.MODES)
+def test_every_mode_trains_with_finite_metrics_of_its_own_and_resumes_exactly(train, tmp_path, mode):
+    planning = {"planning/share", "entropy/execution"}
+    own = {"gtpo": {"gtpo/clamped_share"}, "sepa": {"sepa/lambda", *planning}, "hicra": planning}
+    own["entropy_mask"] = {"entropy_mask/kept_share"}
+    whole = train("--transform-mode", mode, "--max-steps", "3")
+    for line in read_metrics(whole):
+        assert all(math.isfinite(value) for value in line.values())
+        assert line.keys() >= set().union(*(own[name] for name in registry.MODES[mode]))
+    part = stopped_after(whole, 1, tmp_path / "part")
+    assert outcome(run.resume(part).dir) == outcome(whole)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(train, tmp_path):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from retrain.advantages.clip import Clip
@@ -28,9 +27,6 @@ from tests.properties.reference import Row, Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-settings.register_profile("laws", deadline=None)  # a busy machine is no broken law
-settings.load_profile("laws")
 
 SEPA_STEPS = 8  # the λ of a case is step / 8
 
