@@ -46,7 +46,8 @@ goes on with it from its last checkpoint.""",
 Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those of a run.
 
 --all     every key, not only those that differ from the defaults
---json    one JSON document on stdout: kind, config, sources, derived, cautions, problems, runs; errors as JSON on stderr""",
+--json    one JSON document on stdout: kind, config, sources, derived, cautions, problems, runs;
+          errors as JSON on stderr""",
         module="explain",
     ),
     "init": Command(
@@ -92,6 +93,16 @@ With CONFIG.toml: also the modules of your own that it names. Nothing is importe
         summary="go on with a run that was interrupted or failed, in place",
         details=RUN_REFERENCES,
         module="resume",
+    ),
+    "man": Command(
+        usage="retrain man [TOPIC]",
+        summary="read the manual: what a config means, the maths of advantages",
+        details="""\
+Without TOPIC: the topics, a line each. On a terminal the text is laid out to its width, in a pipe it is Markdown.
+
+--topic TOPIC   the same as TOPIC alone
+--list-topics   the topics, a line each""",
+        module="man",
     ),
     "rollouts": Command(
         usage="retrain rollouts RUN [--step N] [--best K] [--worst K] [--search TEXT] [--signal] [--html FILE] …",

@@ -149,6 +149,8 @@ def next_commands(run_dir: Path, record: RunRecord) -> list[str]:
     commands = [] if record.state == "done" else [(f"retrain resume {run}", "go on where it stopped")]
     if record.tracking_uri != "none":
         commands.append((f"retrain ui {run}", "its curves and completions in the tracker"))
+    if (run_dir / "rollouts").exists():
+        commands.append((f"retrain rollouts {run}", "read its completions, coloured by advantage"))
     commands.append((f"retrain {run}/config.toml --seed {record.seed + 1}", "the same with another seed"))
     width = max(len(command) for command, _ in commands)
     return [f"  {command:<{width}}  {what}" for command, what in commands]
