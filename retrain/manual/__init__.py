@@ -1,4 +1,4 @@
-"""The manual: one Markdown file a topic, in `topics/`. What is said elsewhere in the program is generated when it is read.
+"""The manual: one Markdown file a topic, in `topics/`. What the program says elsewhere is generated when it is read.
 
     # name: what it is about        the first line of every topic
     <!-- generated: keys -->        stands for every config key, from `retrain.config.schema`
