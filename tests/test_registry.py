@@ -57,7 +57,7 @@ def test_an_unknown_name_is_answered_with_what_there_is(tmp_path, name, said):
     assert str(problem).startswith("mini.toml:3: reward.type")
 
 
-@pytest.mark.parametrize("kind", registry.BUILTIN.keys() - {"mode"})  # a mode is a list of transforms
+@pytest.mark.parametrize("kind", sorted(registry.BUILTIN.keys() - {"mode"}))  # a mode is a list of transforms
 def test_every_built_in_name_exists(kind):
     for name, entry in registry.BUILTIN[kind].items():
         assert registry.resolve(kind, name, places=[]) is not None, name

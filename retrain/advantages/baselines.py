@@ -124,17 +124,17 @@ class Rloo:
 
 @dataclass(frozen=True, kw_only=True)
 class ReinforcePp:
-    """grpo, then the scorable rows normalised over the batch: (A − mean(A)) / (std(A) + 1e-8) (arXiv 2501.03262).
+    """grpo, then the scorable rows normalised over the batch: A / (std(A) + 1e-8) (arXiv 2501.03262).
 
-    A step in which every group is uninformative stays at zero.
+    The mean over the batch, which the paper subtracts, is 0 already: every group's rows sum to 0. Subtracting its
+    rounding error would give uninformative groups a gradient.
     """
 
     def __call__(self, rewards: Float[Tensor, " B"], group_ids: Int[Tensor, " B"]) -> Float[Tensor, " B"]:
         advantages, scored = centred(rewards, group_ids), ~rewards.isnan()
-        if not advantages.any():
+        if not scored.any():
             return advantages
-        kept = advantages[scored]
-        return torch.where(scored, (advantages - kept.mean()) / (kept.std(correction=0) + 1e-8), 0.0)
+        return advantages / (advantages[scored].std(correction=0) + 1e-8)
 
 
 def build(algorithm: Algorithm, places: Sequence[Path]) -> Baseline:

@@ -125,9 +125,9 @@ def test_maxrl_reports_a_negative_reward_once_and_names_the_group(caplog):
 
 
 def test_a_group_of_nearly_equal_rewards_gets_exactly_zero():
-    rewards = torch.tensor([0.3, 0.3 + 1e-9, 0.3 - 1e-9, 0.0, 1.0], dtype=torch.float64)
-    ids = torch.tensor([0, 0, 0, 1, 1])
-    for baseline in (Grpo(scale_rewards="group"), MaxRl(), Rloo()):
+    rewards = torch.tensor([0.3, 0.3 + 1e-9, 0.3 - 1e-9, 0.0, 1.0, 1.0], dtype=torch.float64)
+    ids = torch.tensor([0, 0, 0, 1, 1, 1])
+    for baseline in (Grpo(scale_rewards="group"), MaxRl(), Rloo(), ReinforcePp()):
         advantages = baseline(rewards, ids)
         assert not advantages[:3].any()
         assert advantages[3:].all()
