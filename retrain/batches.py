@@ -155,6 +155,7 @@ class Batches:
         try:
             advantages = self.job.baseline(batch.rewards, batch.group_ids)
         except Exception as error:  # a plugin may fail in any way; ours raise nothing
+            log.exception("advantage_mode %s failed at step %d", name, step)
             message = f'advantage_mode "{name}" failed at step {step}: {type(error).__name__}: {error}'
             raise RunError(message) from error
         if not isinstance(advantages, Tensor) or advantages.shape != batch.rewards.shape:

@@ -71,6 +71,7 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
     _quiet_transformers()
     emit(Phase(name="load", detail=config.data.source))
     attempt = _Attempts()
+    adapter_path = attempt(lambda: check_adapter_path(config))
     attempt(lambda: check_place(store.planned_directory(config, composed.name, dt.datetime.now().astimezone())))
     loaded = attempt(lambda: data.load(config, composed.places))
     tokenizer = attempt(lambda: load_tokenizer(config))
@@ -83,6 +84,8 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
             reward.close()
         raise ConfigError(attempt.problems)
 
+    if adapter_path and adapter_path.is_dir() and any(adapter_path.iterdir()):
+        emit(Warned(message=f"the adapter in {config.backend.adapter_path} will be replaced when this run is done"))
     for caution in cautions(config):
         emit(Warned(message=caution))
     emit(Phase(name="load", detail=config.model.model))
@@ -183,6 +186,34 @@ def check_place(directory: Path) -> Path:
     else:
         return directory
     raise ConfigError(Problem(message=trouble, hint="choose another logging.log_dir", key="logging.log_dir"))
+
+
+OURS = ("adapter_config.json", "config.json")  # what a folder that a run published holds beside its model card
+
+
+def check_adapter_path(config: RunConfig) -> Path | None:
+    """Make sure that the final adapter's other place holds nothing that a run did not put there.
+
+    Raises:
+        ConfigError: it is a file, the working directory or one above it, or a folder with something else inside.
+    """
+    if not config.backend.adapter_path:
+        return None
+    place = Path(config.backend.adapter_path).expanduser().absolute()
+    published = any((place / name).exists() for name in OURS) and (place / "README.md").exists()
+    if place.exists() and not place.is_dir():
+        trouble = "is a file"
+    elif Path.cwd().is_relative_to(place.resolve()):
+        trouble = "is the working directory, or one above it"
+    elif place.is_dir() and any(place.iterdir()) and not published:
+        trouble = "is a folder that holds something else than an adapter"
+    else:
+        return place
+    hint = "it would be replaced at the end: name a new folder, such as --adapter-path adapters/mini"
+    shown = config.backend.adapter_path
+    raise ConfigError(
+        Problem(message=f'backend.adapter_path = "{shown}" {trouble}', hint=hint, key="backend.adapter_path")
+    )
 
 
 # --- run ------------------------------------------------------------------------------------------------------------

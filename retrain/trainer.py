@@ -266,7 +266,7 @@ class Trainer(GRPOTrainer):
     def _ratio_metrics(self, *, gated: bool) -> dict[str, float]:
         """Percentiles of |log new/old| over the step's tokens, and the share of ratios outside [0.9, 1.1].
 
-        Percentiles, because a mean of 1 hides a broken tail. At identical weights every ratio is 1 (spec 2.6).
+        Percentiles, because a mean of 1 hides a broken tail. At identical weights every ratio is 1.
         """
         gaps, self._log_ratios = torch.cat(self._log_ratios), []
         if not len(gaps):

@@ -1,6 +1,6 @@
 """Episode baselines: rewards [B] to one advantage per completion [B], by group, in float64.
 
-Conventions shared by all of them (spec 2.1):
+Conventions shared by all of them (docs/advantages.md):
     an unscorable reward (NaN) counts for nobody and gets advantage 0;
     a group whose rewards are all equal within 1e-6 is *uninformative*: every advantage in it is exactly 0.
 """

@@ -8,6 +8,7 @@ A transform may rewrite the uncertainty that the next one reads, so the order of
 from __future__ import annotations
 
 import inspect
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
     from retrain.config.schema import RunConfig
     from retrain.types import Batch, Signal, Tokenizer, Transform
+
+
+log = logging.getLogger(__name__)
 
 
 class TransformPipeline:
@@ -101,6 +105,7 @@ def _called(name: str, step: int, call: Callable[[], Any]) -> Any:
     except RunError:
         raise
     except Exception as error:  # a plugin may fail in any way; ours raise nothing on checked input
+        log.exception("%s failed at step %d", name, step)
         raise RunError(f"{name} failed at step {step}: {type(error).__name__}: {error}") from error
 
 

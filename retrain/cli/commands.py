@@ -30,7 +30,8 @@ COMMANDS: dict[str, Command] = {
 OVERRIDE   training.lr=1e-5     a value of the config, by its dotted name
            algorithm=maxrl      a group file from conf/: the package's, or yours beside the TOML
 --FLAG     --lr 1e-5            the last part of any [training], [algorithm] or [logging] key
-           --optimizer-eps 1e-6 any other key, with its section in front
+           --model ID           also --lora-rank, --backend, --devices, --engine, --adapter-path
+           --optimizer-eps 1e-6 any key, with its section in front
            --config-dir DIR     one more folder of group files
 What is on the command line beats what is in a file. `retrain explain CONFIG.toml …` shows the outcome and starts
 nothing.

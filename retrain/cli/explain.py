@@ -71,7 +71,7 @@ def text(composed: Composed, derived: Derived, problems: Sequence[Problem], *, e
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
     parts = [textwrap.fill(sentence(composed.config, derived), width=width)]
     if not everything:
-        parts.append(f"Set here (all {len(KEYS)} keys: --all):")
+        parts.append(f"Differs from the defaults (all {len(KEYS)} keys: --all):")
     parts.append("\n".join(key_lines(composed, everything=everything)))
     parts.append("\n".join(["Pipeline:", *(f"  {line}" for line in derived.pipeline)]))
     parts.append("\n".join(fact_lines(derived)))

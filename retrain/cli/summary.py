@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 import statistics
+import sys
 import textwrap
 from dataclasses import dataclass
 from itertools import pairwise
@@ -102,14 +104,15 @@ def troubles(metrics: Sequence[dict[str, float]]) -> list[str]:
     found = []
     if (cut := mean("completion/truncated_rate", 0.0)) > 0.5:
         found.append(f"{cut:.0%} of the last completions were cut at max_tokens: raise --max-tokens")
-    if (informative := mean("groups/informative", 1.0)) < 0.1:
+    unscorable = mean("reward/unscorable", 0.0)
+    if (informative := mean("groups/informative", 1.0)) < 0.1 and unscorable < 0.9:
         wrong, right = mean("groups/all_wrong", 0.0), mean("groups/all_correct", 0.0)
         advice = "take harder problems" if right > wrong else "take easier problems, or a larger --group-size"
         found.append(
             f"only {informative:.0%} of the last groups had something to learn from "
             f"({wrong:.0%} all wrong, {right:.0%} all correct): {advice}"
         )
-    if (unscorable := mean("reward/unscorable", 0.0)) > 0:
+    if unscorable > 0:
         found.append(f"{unscorable:.0%} of the last completions could not be scored: see `error` in the rollouts")
     return found
 
@@ -143,14 +146,20 @@ def places(run_dir: Path, record: RunRecord) -> list[str]:
     return [f"  {name:<12} {shown(path)}" for name, path in named if path is not None and path.exists()]
 
 
+def program() -> str:
+    """Return how to call this program: by its name where the shell finds it, else as it was called."""
+    called = Path(sys.argv[0])
+    return "retrain" if shutil.which("retrain") or called.name != "retrain" else shown(called)
+
+
 def next_commands(run_dir: Path, record: RunRecord) -> list[str]:
     """Return what to type next: look, repeat, or go on."""
-    run = shown(run_dir)
-    commands = [] if record.state == "done" else [(f"retrain resume {run}", "go on where it stopped")]
+    run, retrain = shown(run_dir), program()
+    commands = [] if record.state == "done" else [(f"{retrain} resume {run}", "go on where it stopped")]
     if record.tracking_uri != "none":
-        commands.append((f"retrain ui {run}", "its curves and completions in the tracker"))
+        commands.append((f"{retrain} ui {run}", "its curves and completions in the tracker"))
     if (run_dir / "rollouts").exists():
-        commands.append((f"retrain rollouts {run}", "read its completions, coloured by advantage"))
-    commands.append((f"retrain {run}/config.toml --seed {record.seed + 1}", "the same with another seed"))
+        commands.append((f"{retrain} rollouts {run}", "read its completions, coloured by advantage"))
+    commands.append((f"{retrain} {run}/config.toml --seed {record.seed + 1}", "the same with another seed"))
     width = max(len(command) for command, _ in commands)
     return [f"  {command:<{width}}  {what}" for command, what in commands]

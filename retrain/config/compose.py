@@ -94,7 +94,7 @@ def compose(path: Path | None, arguments: Sequence[str] = (), *, cwd: Path | Non
     composed = Composed(
         config=config,
         path=path,
-        name=path.stem if path else "retrain",
+        name=_name(cwd / path) if path else "retrain",
         origins=origins,
         shadowed=shadowed,
         sources=plan.sources,
@@ -148,14 +148,24 @@ def _read(path: Path | None, arguments: Sequence[str], cwd: Path) -> _Plan:
     return plan
 
 
+def _name(path: Path) -> str:
+    """Return what runs of a TOML are called: its stem, or that of the TOML which the run it belongs to came from."""
+    return (_run_source(path) or path).stem
+
+
+def _run_source(path: Path) -> Path | None:
+    """Return the TOML that a run's config.toml was made from; None for any other TOML."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not a run directory
+        source = json.loads((path.resolve().parent / "run.json").read_text(encoding="utf-8"))["source"]
+        return Path(source) if source else None
+    return None
+
+
 def _beside(path: Path) -> Iterator[Path]:
     """Yield the TOML's folder and, for the config of a run, that of the TOML it was made from: plugins lie there."""
-    folder = path.resolve().parent
-    yield folder
-    with suppress(OSError, ValueError, KeyError, TypeError):  # not a run directory
-        source = json.loads((folder / "run.json").read_text(encoding="utf-8"))["source"]
-        if source:
-            yield Path(source).parent
+    yield path.resolve().parent
+    if source := _run_source(path):
+        yield source.parent
 
 
 def _absent_removals(plan: _Plan, given: command_line.Arguments) -> Iterator[Problem]:

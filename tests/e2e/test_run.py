@@ -157,6 +157,35 @@ def test_the_same_toml_trains_a_local_folder(tmp_path, monkeypatch):
     assert (tmp_path / "adapters" / "mini" / "adapter_config.json").exists()
 
 
+def test_an_adapter_path_never_replaces_anything_but_an_adapter(train, tmp_path):
+    """Refused before anything starts; an adapter of an earlier run is replaced, and the run says so."""
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    before = sorted(tmp_path.iterdir())
+    for place, said in {
+        "thesis": "something else",
+        "file": "is a file",
+        ".": "working directory",
+        "..": "above",
+    }.items():
+        with pytest.raises(ConfigError, match=said):
+            train("--adapter-path", place)
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "precious"
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):
+        train("--adapter-path", "empty", "--max-steps", "1")
+    assert (tmp_path / "empty" / "adapter_config.json").exists()
+
+
+def test_a_run_of_a_runs_config_keeps_the_name_of_its_toml(train):
+    first = train("--max-steps", "1")
+    again = run.run(compose(first / "config.toml")).dir
+    assert again.parent == first.parent
+    assert RunRecord.read(again).name.startswith("tiny ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
