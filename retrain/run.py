@@ -13,7 +13,6 @@ import datetime as dt
 import importlib.util
 import logging
 import logging.handlers
-import os
 import secrets
 import signal
 import time
@@ -21,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from retrain import checkpoint, registry, store, tracking
+from retrain import checkpoint, preflight, registry, store, tracking
 from retrain.config import Composed, compose
 from retrain.config.cautions import cautions
 from retrain.errors import ConfigError, Interrupted, Problem
@@ -40,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow")
 MEASURED_PROMPTS = 256  # the longest of the first so many stands for all
-LEAST_FREE = 50 * 2**20  # bytes; less than this is gone with the first checkpoints of even a tiny model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +69,10 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
     _quiet_transformers()
     emit(Phase(name="load", detail=config.data.source))
     attempt = _Attempts()
-    adapter_path = attempt(lambda: check_adapter_path(config))
-    attempt(lambda: check_place(store.planned_directory(config, composed.name, dt.datetime.now().astimezone())))
+    adapter_path = attempt(lambda: preflight.check_adapter_path(config))
+    attempt(
+        lambda: preflight.check_place(store.planned_directory(config, composed.name, dt.datetime.now().astimezone()))
+    )
     loaded = attempt(lambda: data.load(config, composed.places))
     tokenizer = attempt(lambda: load_tokenizer(config))
     transforms = attempt(lambda: pipeline.build(config, tokenizer, composed.places)) if tokenizer else None
@@ -164,56 +164,6 @@ def _require_extras(config: RunConfig) -> None:
 def _described(config: RunConfig, loaded: LoadedData) -> dict[str, Any]:
     name = "/".join(part for part in (config.data.source, config.data.name or config.data.path) if part)
     return {"name": name, "rows": len(loaded.tasks), "digest": loaded.digest}
-
-
-def check_place(directory: Path) -> Path:
-    """Make sure, as far as can be known beforehand, that a run directory can be written.
-
-    Raises:
-        ConfigError: a file is in the way, the folder is not ours, or the disk is full.
-    """
-    parent = directory.expanduser().absolute()
-    while not parent.exists():
-        parent = parent.parent
-    stats = os.statvfs(parent)
-    free = stats.f_bavail * stats.f_frsize
-    if not parent.is_dir():
-        trouble = f"{parent} is a file"
-    elif not os.access(parent, os.W_OK | os.X_OK):
-        trouble = f"{parent} cannot be written"
-    elif free < LEAST_FREE:
-        trouble = f"the disk of {parent} has only {free / 2**20:.0f} MB left"
-    else:
-        return directory
-    raise ConfigError(Problem(message=trouble, hint="choose another logging.log_dir", key="logging.log_dir"))
-
-
-OURS = ("adapter_config.json", "config.json")  # what a folder that a run published holds beside its model card
-
-
-def check_adapter_path(config: RunConfig) -> Path | None:
-    """Make sure that the final adapter's other place holds nothing that a run did not put there.
-
-    Raises:
-        ConfigError: it is a file, the working directory or one above it, or a folder with something else inside.
-    """
-    if not config.backend.adapter_path:
-        return None
-    place = Path(config.backend.adapter_path).expanduser().absolute()
-    published = any((place / name).exists() for name in OURS) and (place / "README.md").exists()
-    if place.exists() and not place.is_dir():
-        trouble = "is a file"
-    elif Path.cwd().is_relative_to(place.resolve()):
-        trouble = "is the working directory, or one above it"
-    elif place.is_dir() and any(place.iterdir()) and not published:
-        trouble = "is a folder that holds something else than an adapter"
-    else:
-        return place
-    hint = "it would be replaced at the end: name a new folder, such as --adapter-path adapters/mini"
-    shown = config.backend.adapter_path
-    raise ConfigError(
-        Problem(message=f'backend.adapter_path = "{shown}" {trouble}', hint=hint, key="backend.adapter_path")
-    )
 
 
 # --- run ------------------------------------------------------------------------------------------------------------
