@@ -82,6 +82,8 @@ class TransformPipeline:
         for transform in self.transforms:
             name, before = _name(transform), credit
             credit = checked(_called(name, step, lambda t=transform, c=before: t(c, ctx)), batch, name, step)
+            if transform.keeps_zero_rows:
+                _check_zero_rows(before, credit, batch, name, step)
         return credit.replace(advantages=torch.where(batch.loss_mask, credit.advantages, 0.0))
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,6 +127,17 @@ def checked(credit: Any, batch: Batch, name: str, step: int) -> Credit:
             raise RunError(f"{name} returned {field} that are not finite at step {step}")
         tensors[field] = value.double()
     return Credit(**tensors)
+
+
+def _check_zero_rows(before: Credit, after: Credit, batch: Batch, name: str, step: int) -> None:
+    """Hold a transform to its declaration: completions that had no advantage have none after it."""
+    had = ((before.advantages != 0) & batch.loss_mask).any(dim=1)
+    has = ((after.advantages != 0) & batch.loss_mask).any(dim=1)
+    if bool((has & ~had).any()):
+        raise RunError(
+            f"{name} declares keeps_zero_rows, but gave completions without advantage one at step {step}",
+            "declare keeps_zero_rows = False",
+        )
 
 
 # --- from a config ----------------------------------------------------------------------------------------------

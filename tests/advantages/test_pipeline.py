@@ -32,7 +32,8 @@ def batch():
 
 
 def run(*transforms, planning=None, signal=None, step=3):
-    made = TransformPipeline(transforms, max_steps=10, **({"signal": signal} if signal else {}))
+    declared = [pipeline._completed(transform, "given") for transform in transforms]
+    made = TransformPipeline(declared, max_steps=10, **({"signal": signal} if signal else {}))
     logged = {}
     credit = made(ADVANTAGES, batch(), planning_mask=planning, step=step, log=logged.__setitem__)
     return credit, logged
@@ -99,6 +100,21 @@ def test_a_signal_that_breaks_the_contract_is_named():
 
     with pytest.raises(RunError, match="half returned uncertainty of shape"):
         run(signal=half)
+
+
+def test_a_transform_is_held_to_its_declaration_that_it_keeps_zero_rows():
+    def lifts(credit, ctx):
+        return credit.replace(advantages=credit.advantages + 1)
+
+    zeros = torch.zeros(2, dtype=torch.float64)
+    for declared in (False, True):
+        lifts.keeps_zero_rows = declared
+        made = TransformPipeline([lifts], max_steps=10)
+        if not declared:
+            made(zeros, batch(), planning_mask=None, step=0, log=lambda *_: None)
+            continue
+        with pytest.raises(RunError, match="lifts declares keeps_zero_rows"):
+            made(zeros, batch(), planning_mask=None, step=0, log=lambda *_: None)
 
 
 def test_what_a_transform_writes_outside_the_mask_is_dropped():

@@ -1,5 +1,7 @@
 """The pipeline of a config: which transforms, in which order, with which options; and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from retrain import registry
@@ -116,6 +118,16 @@ def test_what_cannot_act_or_is_not_known_is_refused_with_the_place(tmp_path, tex
     message = refusal(tmp_path, text)
     assert said in message
     assert "mini.toml:" in message
+
+
+def test_a_signal_that_the_engine_cannot_give_is_refused_naming_both(tmp_path, monkeypatch):
+    plain = replace(registry.BUILTIN["engine"]["pytorch"], gives=frozenset())
+    monkeypatch.setitem(registry.BUILTIN["engine"], "pytorch", plain)
+    registry.names.cache_clear()
+    text = '[algorithm]\ntransform_mode = "gtpo"\nuncertainty_kind = "shannon_entropy"'
+    message = refusal(tmp_path, text)
+    registry.names.cache_clear()
+    assert 'mini.toml:3: uncertainty_kind = "shannon_entropy" needs entropies, which engine "pytorch"' in message
 
 
 def test_sepa_with_a_schedule_that_acts_is_fine(tmp_path):
