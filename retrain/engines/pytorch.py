@@ -106,7 +106,7 @@ class PytorchEngine:
         assert not self._stopped, "the engine was stopped"
         assert _fingerprint(self._trained) == self._sampled, "the policy has changed since update_weights"
         self._check_prompts(prompts)
-        with torch.no_grad(), _evaluating(self._model) if self._shadow is None else contextlib.nullcontext():
+        with torch.inference_mode(), _evaluating(self._model) if self._shadow is None else contextlib.nullcontext():
             rows = self._sample(prompts, group_size, sampling, (stream, step, first_task))
         return [rows[start : start + group_size] for start in range(0, len(rows), group_size)]
 
