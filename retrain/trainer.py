@@ -231,8 +231,9 @@ class Trainer(GRPOTrainer):
             part = self.compute_loss(model, micro) * weight
             self.accelerator.backward(part)
             parts.append(part.detach())
-        self._measured |= self._ratio_metrics(gated=gated)
-        self._gate_open = self._gate_open or gated
+        compared = self._ratio_metrics(gated=gated)
+        self._measured |= compared
+        self._gate_open |= gated and bool(compared)  # a batch without a trained token has compared nothing
         self._step += 1
         loss = sum(parts[1:], start=parts[0])
         self._stop_unless_finite(loss)

@@ -23,10 +23,13 @@ OBSERVATIONS = 50  # completions that the auto schedule of sepa watches before i
 SAID_TWICE = {
     ("gtpo", "beta"): "gtpo.beta",
     ("hicra", "alpha"): "hicra.alpha",
+    ("sepa", "steps"): "sepa.steps",
+    ("sepa", "schedule"): "sepa.schedule",
+    ("sepa", "delay_steps"): "sepa.delay_steps",
+    ("sepa", "correct_rate_gate"): "sepa.correct_rate_gate",
+    ("entropy_mask", "rho"): "algorithm.entropy_mask_rho",
     ("clip", "max"): "algorithm.adv_clip_max",
 }
-SAID_TWICE |= {("sepa", name): f"sepa.{name}" for name in ("steps", "schedule", "delay_steps", "correct_rate_gate")}
-SAID_TWICE |= {("entropy_mask", "rho"): "algorithm.entropy_mask_rho"}
 """(transform, option) → the key that says the same."""
 
 

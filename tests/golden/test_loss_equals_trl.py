@@ -20,6 +20,7 @@ from retrain import tiny
 from retrain.advantages.baselines import Grpo
 from retrain.batches import collate
 from retrain.config.schema import RunConfig
+from retrain.errors import RunError
 from retrain.layout import Layout
 from retrain.trainer import Trainer, grpo_config
 from retrain.types import Completion, Credit, CreditedBatch, Group, Rollout, Task
@@ -253,6 +254,17 @@ def widened(made, *, columns, order):
     return replace(
         made, batch=batch, credit=Credit(advantages=wide(c.advantages, 0.0), uncertainty=wide(c.uncertainty, 0.0))
     )
+
+
+def test_a_batch_without_a_trained_token_does_not_open_the_ratio_gate(tmp_path, groups):
+    """The next one is compared instead: these completions were sampled by no policy, which it must say."""
+    trainer = ours(tmp_path, groups, "dapo")
+    trainer._gate_open, whole = False, trainer.source.batch
+    trainer.source = Fixed(replace(whole, batch=replace(whole.batch, loss_mask=whole.batch.loss_mask & False)))
+    step(trainer)
+    trainer.source, trainer._buffered_inputs = Fixed(whole), None
+    with pytest.raises(RunError, match="sampler and trainer disagree"):
+        step(trainer)
 
 
 def test_rows_without_an_advantage_are_not_computed(tmp_path, groups):
