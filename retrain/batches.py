@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any
@@ -197,6 +198,7 @@ def measure(groups: Sequence[Group], batch: Batch, credit: Credit) -> dict[str, 
         "completion/length_mean": float(lengths.mean()),
         "completion/length_max": float(lengths.max()),
         "completion/truncated_rate": sum(r.completion.finish_reason == "length" for r in rollouts) / len(rollouts),
+        "completion/duplicate_rate": sum(map(num_duplicates, groups)) / len(rollouts),
         "advantage/max_abs": float(credit.advantages.abs().max()),
         "tokens/generated": float(lengths.sum()),
     }
@@ -206,12 +208,28 @@ def measure(groups: Sequence[Group], batch: Batch, credit: Credit) -> dict[str, 
             "reward/std": float(scored.std(correction=0)),
             "reward/correct_rate": float((scored > CORRECT).double().mean()),
         }
+        metrics |= length_correlation(scored, lengths[~batch.rewards.isnan()])
     if batch.entropies is not None and bool(batch.loss_mask.any()):
         metrics["entropy/mean"] = float(batch.entropies.double()[batch.loss_mask].mean())
     for part in sorted({name for r in rollouts for name in r.parts}):
         values = [r.parts[part] for r in rollouts if part in r.parts]
         metrics[f"reward/{part}"] = sum(values) / len(values)
     return metrics
+
+
+def num_duplicates(group: Group) -> int:
+    """Count the completions whose tokens are those of another one of the group."""
+    times = Counter(tuple(rollout.completion.token_ids) for rollout in group.rollouts)
+    return sum(count for count in times.values() if count > 1)
+
+
+def length_correlation(rewards: Tensor, lengths: Tensor) -> dict[str, float]:
+    """Pearson's correlation of reward and length over the scored completions; nothing where either is constant."""
+    if float(rewards.max() - rewards.min()) <= EQUAL or float(lengths.max() - lengths.min()) == 0:
+        return {}
+    r, n = rewards - rewards.mean(), lengths - lengths.mean()
+    correlation = float((r * n).sum() / (r.norm() * n.norm()))
+    return {"reward/length_correlation": min(1.0, max(-1.0, correlation))}  # rounding goes beyond 1
 
 
 def measure_planning(batch: Batch, planning: Tensor | None) -> dict[str, float]:

@@ -78,6 +78,10 @@ class RunError(RetrainError):
     code = "run"
 
 
+class NotFinite(RunError):  # noqa: N818  it says what the numbers are
+    """Weights that give no finite number any more."""
+
+
 class Interrupted(RetrainError):  # noqa: N818  nothing went wrong
     """The run was asked to stop."""
 

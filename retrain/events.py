@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """The run begins something that takes a while: "load", "generate", "score", "train", "save"."""
+    """The run begins something that takes a while: "load", "evaluate", "generate", "score", "train", "save"."""
 
     name: str
     detail: str = ""
@@ -37,6 +37,14 @@ class StepDone:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The held-out score of a step, before its line in `metrics.jsonl` is written."""
+
+    step: int  # steps done; 0: before the first
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointSaved:
     path: Path
 
@@ -48,7 +56,18 @@ class Warned:
     message: str
 
 
-Event = Phase | RunStarted | StepDone | CheckpointSaved | Warned
+@dataclass(frozen=True, kw_only=True)
+class Diagnosed:
+    """A named rule of `retrain.health` was broken, or something was mended: also in `run.json`, under `problems`."""
+
+    rule: str  # "truncation", "entropy_collapse", "out_of_memory", …
+    step: int  # steps done when it was seen
+    message: str  # what is wrong, with the numbers that say so
+    hint: str  # what to do about it
+    evidence: Mapping[str, float]
+
+
+Event = Phase | RunStarted | StepDone | Evaluated | CheckpointSaved | Warned | Diagnosed
 Emit = Callable[[Event], None]
 
 

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from retrain.estimate import rows_in_a_forward
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from jaxtyping import Bool
     from torch import Tensor
-
-CPU_TOKENS = 1024  # tokens in one forward: more is slower on a CPU, whose caches overflow
-GPU_TOKENS = 32_768
 
 TOKEN_NORMALISED = ("cispo", "dapo", "vespo")  # TRL divides by num_items_in_batch, the tokens of the whole batch
 
@@ -37,8 +36,7 @@ class Layout:
     @classmethod
     def chosen(cls, *, micro_batch_size: int, max_tokens: int, on_gpu: bool, skip: bool) -> Layout:
         """The layout of a run: `training.micro_batch_size`, or as many rows as fill a forward pass."""
-        budget = GPU_TOKENS if on_gpu else CPU_TOKENS
-        return cls(micro_batch_size=micro_batch_size or max(1, budget // max_tokens), skip=skip)
+        return cls(micro_batch_size=rows_in_a_forward(micro_batch_size, max_tokens, on_gpu=on_gpu), skip=skip)
 
     def comparing_everything(self) -> Layout:
         """The same layout with no row left out."""

@@ -1,30 +1,28 @@
 """Load the language model, its tokenizer and its adapter: the one home of transformers' and PEFT's loading.
 
-Everything that a user can get wrong here (a name, a folder, no network, an architecture, a layer name, a device) is a
-`ConfigError` that says what to type. Generation's merged copy of the weights lives in `retrain.engines.shadow`.
+Where their files are is known to `retrain.hub`. Everything that a user can get wrong here (broken files, an
+architecture, a layer name, an adapter of another model, a device) is a `ConfigError` that says what to type.
+Generation's merged copy of the weights lives in `retrain.engines.shadow`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read once, when huggingface_hub is imported
-
-import huggingface_hub as hub
 import jinja2
 import torch
 import transformers
-from huggingface_hub import errors as hub_errors
-from huggingface_hub.utils import validate_repo_id
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.utils import load_peft_weights, set_peft_model_state_dict
 
-from retrain import tiny
-from retrain.errors import ConfigError, Problem, unknown_name
+from retrain.config import adapter
+from retrain.errors import ConfigError, Problem
+from retrain.hub import locate, locate_adapter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,111 +30,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from retrain.config import schema
+    from retrain.hub import Source
     from retrain.types import Message
 
-HUB_SECONDS = 5.0  # how long the hub may take to say that it is there
-KEY = "model.model"
-
-
-# --- where the files are ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A model that is known to exist: what to give to `from_pretrained`, and how."""
-
-    name: str  # a folder, or a hub id
-    label: str  # as the user wrote it
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
-def resolve_path(name: str) -> str:
-    """Turn ``builtin:tiny`` into its folder and expand ``~``; anything else stays as it is.
-
-    Raises:
-        ConfigError: there is no such built-in model.
-    """
-    if name == tiny.NAME:
-        return str(tiny.path())
-    if name.startswith("builtin:"):
-        raise ConfigError(unknown_name(kind="built-in model", name=name, known=[tiny.NAME], key=KEY))
-    return str(Path(name).expanduser()) if name.startswith("~") else name
-
-
-def locate(model: schema.Model) -> Source:
-    """Find the model's folder, or make sure that the hub or its local cache has it.
-
-    Raises:
-        ConfigError: it is nowhere, gated, or out of reach.
-    """
-    name = resolve_path(model.model)
-    if Path(name).is_dir():
-        _check_folder(Path(name), model.model)
-        folder = str(Path(name).resolve())  # PEFT writes it into the adapter's config
-        return Source(name=folder, label=model.model, arguments={"local_files_only": True})
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).exists():
-        raise _problem(f'{KEY} = "{model.model}" is not a folder', "give the folder of a model, or its id on the hub")
-    try:
-        validate_repo_id(name)
-    except hub_errors.HFValidationError as error:
-        raise _problem(f'{KEY} = "{name}" is neither a folder nor a possible hub id', "write owner/name") from error
-    offline = model.local_files_only or hub.is_offline_mode() or not _hub_answers(name, model)
-    if offline:
-        _check_cache(name, model)
-    arguments = {"local_files_only": offline, "revision": model.revision or "main"}
-    return Source(name=name, label=model.model, arguments=arguments)
-
-
-def _check_folder(folder: Path, label: str) -> None:
-    if (folder / "config.json").is_file():
-        return
-    if (folder / "adapter_config.json").is_file():
-        hint = "it holds a PEFT adapter; give the model that the adapter was trained on"
-    else:
-        hint = "a model folder holds config.json, tokenizer.json and *.safetensors"
-    raise _problem(f'{KEY} = "{label}": the folder {folder} has no config.json', hint)
-
-
-def _hub_answers(name: str, model: schema.Model) -> bool:
-    """Ask the hub for the model's config.json. False: the hub cannot be reached.
-
-    Raises:
-        ConfigError: the hub says that there is no such model or revision, or that it is not for everyone.
-    """
-    log_in = "`hf auth login`, or set HF_TOKEN"
-    try:
-        address = hub.hf_hub_url(name, "config.json", revision=model.revision or None)
-        hub.get_hf_file_metadata(address, timeout=HUB_SECONDS)
-    except hub_errors.GatedRepoError as error:
-        hint = f"accept its terms on https://huggingface.co/{name}, then {log_in}"
-        raise _problem(f'{KEY} = "{name}" is a gated model and the hub refused it', hint) from error
-    except hub_errors.RevisionNotFoundError as error:
-        message = f'model.revision = "{model.revision}": {name} has no such branch, tag or commit'
-        raise ConfigError(Problem(message=message, key="model.revision")) from error
-    except hub_errors.RepositoryNotFoundError as error:
-        hint = f"check the spelling; a private model needs {log_in}; a folder must exist: ./{name}"
-        raise _problem(f'{KEY} = "{name}" does not exist on the hub, or is private', hint) from error
-    except hub_errors.EntryNotFoundError as error:
-        raise _problem(f'{KEY} = "{name}": this hub repository has no config.json: it is not a model') from error
-    except Exception:  # noqa: BLE001  the hub's HTTP library changes; whatever it raises, the hub was not reached
-        return False
-    return True
-
-
-def _check_cache(name: str, model: schema.Model) -> None:
-    try:
-        hub.hf_hub_download(name, "config.json", revision=model.revision or None, local_files_only=True)
-    except OSError as error:  # LocalEntryNotFoundError is one
-        if model.local_files_only or hub.is_offline_mode():
-            why = "model.local_files_only" if model.local_files_only else "HF_HUB_OFFLINE"
-            message = f'{KEY} = "{name}" is not in the local cache, and {why} forbids to download it'
-            raise _problem(message, f"once, with network: hf download {name}\nor give a local folder") from error
-        hint = (
-            "connect this machine, or fill its cache elsewhere and set model.local_files_only = true\n"
-            f"(hf download {name}; HF_HOME says where), or give a local folder: --model /path/to/model\n"
-            f"to see retrain work without any download: --model {tiny.NAME}"
-        )
-        raise _problem(f'{KEY} = "{name}" cannot be downloaded: the Hugging Face hub is out of reach', hint) from error
+KEY, ADAPTER = "model.model", "model.adapter"
+logger = logging.getLogger(__name__)
 
 
 def _problem(message: str, hint: str = "", key: str = KEY) -> ConfigError:
@@ -289,16 +187,19 @@ def unwrap(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def load_policy(config: schema.RunConfig, device: torch.device) -> PreTrainedModel | PeftModel:
-    """Load the model that is trained: with a new LoRA adapter, or whole when `model.lora_rank` is 0.
+    """Load the model that is trained: with a LoRA adapter, a new one or `model.adapter`, or whole at `lora_rank` 0.
 
-    The adapter is float32 also beside a bfloat16 base (PEFT's default). Its first values depend on `training.seed` and
-    on nothing that ran before. Whether the model trains or evaluates is left to the caller.
+    The adapter is float32 also beside a bfloat16 base (PEFT's default). A new one's first values depend on
+    `training.seed` and on nothing that ran before. Whether the model trains or evaluates is left to the caller.
 
     Raises:
-        ConfigError: the files, the architecture or the names in `lora.target_modules` will not do.
+        ConfigError: the files, the architecture, the adapter or the names in `lora.target_modules` will not do.
     """
     source = locate(config.model)
+    start = _starting_adapter(config) if config.model.adapter else None
     model = _load_weights(source, config.model, pick_dtype(config.model.dtype, device))
+    if start is not None:
+        return _load_adapter(model, config, start, source).to(device)
     if config.model.lora_rank == 0:
         return model.requires_grad_(requires_grad=True).to(device)  # type: ignore[arg-type]  transformers' own wrapper
     return _add_adapter(model, config, source.label).to(device)
@@ -398,3 +299,59 @@ def _target_modules(model: PreTrainedModel, text: str, label: str) -> str | list
         message = f'lora.target_modules = "{text}": {wrong} names no layer of {label} that can have an adapter'
         raise _problem(message, f"all-linear, or some of {', '.join(known)}", key="lora.target_modules")
     return names
+
+
+def _starting_adapter(config: schema.RunConfig) -> Path:
+    """Return the folder of `model.adapter`.
+
+    Raises:
+        ConfigError: it is not to be had, or the config asks for another rank, alpha or other layers than it has.
+    """
+    folder = locate_adapter(config.model)
+    if trouble := adapter.not_an_adapter(folder):
+        raise _problem(f'{ADAPTER} = "{config.model.adapter}" {trouble[0]}', trouble[1], key=ADAPTER)
+    found = [
+        Problem(message=f"{key} = {getattr(getattr(config, section), name)} {message}", hint=hint, key=key)
+        for key, message, hint in adapter.conflicts(config, adapter.read(folder))
+        for section, _, name in [key.partition(".")]
+    ]
+    if found:
+        raise ConfigError(found)
+    return folder
+
+
+def _load_adapter(model: PreTrainedModel, config: schema.RunConfig, folder: Path, source: Source) -> PeftModel:
+    """Put an existing adapter on the model, to be trained on: its own shape and values, `lora.dropout` of the config.
+
+    Raises:
+        ConfigError: its tensors are not those of this model, or sit on something else than linear layers.
+    """
+    label = f'{ADAPTER} = "{config.model.adapter}"'
+    base = adapter.read(folder).base
+    if base and not _is_same(base, source):
+        logger.warning("%s was trained on %s, and is put on %s", label, base, source.label)
+    try:
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            lora: Any = LoraConfig.from_pretrained(str(folder))
+            lora.lora_dropout, lora.inference_mode, lora.task_type = config.lora.dropout, False, "CAUSAL_LM"
+            lora.base_model_name_or_path, lora.revision = source.name, config.model.revision or None
+            policy: Any = get_peft_model(model, lora)
+            report = set_peft_model_state_dict(policy, load_peft_weights(str(folder), device="cpu"))
+    except Exception as error:  # other layers, other shapes, broken files: all of them are the same news
+        reason = " ".join(str(error).split())[:300]
+        raise _problem(f"{label} does not fit {source.label}: {reason}", "name its own model", key=ADAPTER) from error
+    trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
+    if wrong := sorted({*report.unexpected_keys, *(trained & set(report.missing_keys))}):
+        message = f"{label} does not fit {source.label}: {len(wrong)} tensors are missing or have no layer"
+        raise _problem(message, f"{', '.join(wrong[:3])} …", key=ADAPTER)
+    head = unwrap(policy).get_output_embeddings()
+    for name, module in unwrap(policy).named_modules():
+        if isinstance(module, LoraLayer) and (module is head or type(module.get_base_layer()) is not torch.nn.Linear):
+            hint = "neither sampler nor loss would be exact: only linear layers below the head can have one"
+            raise _problem(f"{label} has a part on {name}", hint, key=ADAPTER)
+    return policy
+
+
+def _is_same(base: str, source: Source) -> bool:
+    """Whether an adapter's base, a hub id or a folder, is the model that was loaded."""
+    return base in (source.name, source.label) or Path(base).expanduser().resolve() == Path(source.name).resolve()

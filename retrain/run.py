@@ -8,28 +8,28 @@ imported inside the functions, so that the command line may import this module f
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import importlib.util
 import logging
-import logging.handlers
 import secrets
-import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from retrain import checkpoint, preflight, registry, store, tracking
+from retrain import checkpoint, preflight, registry, resuming, store, tracking
 from retrain.config import Composed, compose
 from retrain.config.cautions import cautions
-from retrain.errors import ConfigError, Interrupted, Problem
-from retrain.events import Emit, Event, Phase, RunStarted, StepDone, Warned, ignore
+from retrain.errors import ConfigError, Problem
+from retrain.events import CheckpointSaved, Diagnosed, Emit, Event, Phase, RunStarted, StepDone, Warned, ignore
+from retrain.logs import Log
+from retrain.signals import Signals
 from retrain.store import RunRecord, RunStore
 from retrain.types import Job, RunResult, Sampling
+from retrain.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from retrain.config.schema import RunConfig
     from retrain.data import LoadedData
@@ -50,6 +50,12 @@ class Built:
     dataset: dict[str, Any]
     tracking_uri: str
 
+    def close(self) -> None:
+        """End the worker processes of rewards."""
+        self.job.reward.close()
+        if self.job.held_out is not None:
+            self.job.held_out.reward.close()
+
 
 # --- build ----------------------------------------------------------------------------------------------------------
 
@@ -62,7 +68,7 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
     """
     config = composed.config
     _require_extras(config)
-    from retrain import data, rewards
+    from retrain import data, evaluate, rewards
     from retrain.advantages import baselines, pipeline
     from retrain.model import load_tokenizer
 
@@ -78,6 +84,7 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
     transforms = attempt(lambda: pipeline.build(config, tokenizer, composed.places)) if tokenizer else None
     baseline = attempt(lambda: baselines.build(config.algorithm, composed.places))
     reward = attempt(lambda: rewards.build(config, loaded.reward if loaded else "match", composed.places))
+    held_out = attempt(lambda: evaluate.prepare(config, loaded, reward, composed.places)) if loaded and reward else None
     tracking_uri = attempt(lambda: tracking.resolve_tracking_uri(config))
     if attempt.problems or not (loaded and tokenizer and transforms and baseline and reward and tracking_uri):
         if reward is not None:
@@ -107,8 +114,11 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
             seed=training.seed,
         ),
         emit=emit,
+        held_out=held_out,
     )
     _check_lengths(job)
+    if held_out is not None:
+        evaluate.check_lengths(held_out, tokenizer, job.backend.max_positions)
     return Built(job=job, composed=composed, dataset=_described(config, loaded), tracking_uri=tracking_uri)
 
 
@@ -170,88 +180,81 @@ def _described(config: RunConfig, loaded: LoadedData) -> dict[str, Any]:
 
 
 def run(composed: Composed, *, emit: Emit = ignore) -> RunResult:
-    """Train what a config says, in a run directory of its own.
+    """Train what a config says: in a run directory of its own, or in the one that `resume.path` names.
 
     Raises:
         ConfigError: the input is wrong; nothing was written.
         RunError: the run failed; its directory says why.
+        Interrupted: it was asked to stop; its last finished step is saved.
     """
-    with _Log(emit) as log:
-        return _run(with_seed(composed), emit, log)
+    directory = resuming.wanted(composed, emit) if composed.config.resume.path else None
+    if directory is not None:
+        return resume(directory, composed, emit=emit)
+    signals = Signals()
+    with Log(emit) as log, signals.listening():
+        composed, started = with_seed(composed), time.time()
+        with signals.allowed():
+            built = build(composed, emit)
+        try:
+            wanted = store.planned_directory(composed.config, composed.name, dt.datetime.now().astimezone())
+            directory = store.claim_directory(wanted)
+            if directory != wanted:
+                emit(Warned(message=f"{wanted} holds a run already; this one goes to {directory}"))
+            lock = store.RunLock.take(directory)
+            name = composed.config.logging.run_name or run_name(directory, composed.name)
+            source = str(composed.path.resolve()) if composed.path else ""
+            record = _record(built, name=name, started=started, source=source, tracking_uri=built.tracking_uri)
+            with store.needed(directory):
+                held = _open(directory, composed, record, lock)
+                store.point_latest(directory)
+                return _train(built.job, held, log, signals, resume_from=None)
+        finally:
+            built.close()
 
 
-def _run(composed: Composed, emit: Emit, log: _Log) -> RunResult:
-    config, started = composed.config, time.time()
-    built = build(composed, emit)
-    try:
-        wanted = store.planned_directory(config, composed.name, dt.datetime.now().astimezone())
-        directory = store.claim_directory(wanted)
-        if directory != wanted:
-            emit(Warned(message=f"{wanted} holds a run already; this one goes to {directory}"))
-        (directory / "config.toml").write_text(composed.to_toml(), encoding="utf-8")
-        record = RunRecord(
-            name=config.logging.run_name or run_name(directory, composed.name),
-            seed=config.training.seed,
-            max_steps=config.training.max_steps,
-            started=started,
-            source=str(composed.path.resolve()) if composed.path else "",
-            versions=store.installed_versions(),
-            git=store.git_state(Path.cwd()),
-            dataset=built.dataset,
-            tracking_uri=built.tracking_uri,
-            num_trainable=built.job.backend.num_trainable,
-        )
-        held = RunStore.open(directory, config, record)
-        store.point_latest(directory)
-        return _train(built.job, held, log, resume_from=None)
-    finally:
-        built.job.reward.close()
-
-
-def resume(directory: Path, *, emit: Emit = ignore) -> RunResult:
+def resume(directory: Path, composed: Composed | None = None, *, emit: Emit = ignore) -> RunResult:
     """Go on with a run that stopped, in place: from its newest whole checkpoint, or from the start if it has none.
 
+    composed: what to go on with; None: the run's own config. Only length, saving, logging and health may differ.
+
     Raises:
-        ConfigError: there is nothing to go on with: no run, one that is alive, or one that is finished.
+        ConfigError: there is nothing to go on with: no run, one that is alive, finished, or of another config.
     """
-    with _Log(emit) as log:
-        return _resume(directory, emit, log)
-
-
-def _resume(directory: Path, emit: Emit, log: _Log) -> RunResult:
-    before = RunRecord.read(directory)
-    if before.state == "done":
-        raise ConfigError(
-            f"{directory} is finished: {before.steps_done} of {before.max_steps} steps",
-            hint=f"to train again: retrain {directory / 'config.toml'}",
-        )
-    if before.state == "running" and before.is_alive():
-        raise ConfigError(f"{directory} is being trained by process {before.pid}", hint="wait for it, or stop it")
-    composed = compose(directory / "config.toml")
-    found, complaints = checkpoint.newest_sound(directory / "checkpoints")
-    for complaint in complaints:
-        emit(Warned(message=complaint))
-    built = build(composed, emit)
+    RunRecord.read(directory)  # or there is no run here
+    signals = Signals()
+    lock = store.RunLock.take(directory)  # before anything is read that another process may be changing
     try:
-        step = checkpoint.step_of(found) if found else 0
-        record = RunRecord(
-            name=before.name,
-            seed=before.seed,
-            steps_done=step,
-            max_steps=composed.config.training.max_steps,
-            started=before.started,
-            source=before.source,
-            versions=store.installed_versions(),
-            git=store.git_state(Path.cwd()),
-            dataset=built.dataset,
-            tracking_uri=before.tracking_uri,
-            num_trainable=built.job.backend.num_trainable,
-        )
-        held = RunStore.open(directory, composed.config, record)
-        held.cut_back(step)
-        return _train(built.job, held, log, resume_from=found)
+        before = RunRecord.read(directory)
+        before = replace(before, steps_done=max(before.steps_done, store.steps_done(directory)))
+        with Log(emit) as log, signals.listening():
+            old = compose(directory / "config.toml")
+            composed = resuming.checked(directory, before, old, composed or old)
+            found, complaints = checkpoint.newest_sound(directory / "checkpoints")
+            for complaint in complaints:
+                emit(Warned(message=complaint))
+            step = checkpoint.step_of(found) if found else 0
+            for warning in resuming.warnings(before, composed.config, step, lost_all=bool(complaints) and not found):
+                emit(Warned(message=warning))
+            with signals.allowed():
+                built = build(composed, emit)
+            try:
+                resuming.check_data(before, built.dataset)
+                record = _record(
+                    built,
+                    name=before.name,
+                    started=before.started,
+                    source=before.source,
+                    tracking_uri=before.tracking_uri,
+                )
+                with store.needed(directory):
+                    held = _open(directory, composed, replace(record, steps_done=step, best=before.best), lock)
+                    held.cut_back(step)
+                    checkpoint.set_aside(directory / "checkpoints", after=step)
+                    return _train(built.job, held, log, signals, resume_from=found)
+            finally:
+                built.close()
     finally:
-        built.job.reward.close()
+        lock.release()
 
 
 def with_seed(composed: Composed) -> Composed:
@@ -266,14 +269,33 @@ def run_name(directory: Path, name: str) -> str:
     return f"{name} {directory.name}" if directory.parent.name == name else directory.name
 
 
-def _train(job: Job, held: RunStore, log: _Log, *, resume_from: Path | None) -> RunResult:
+def _record(built: Built, **known: Any) -> RunRecord:
+    config = built.composed.config
+    return RunRecord(
+        **known,
+        seed=config.training.seed,
+        max_steps=config.training.max_steps,
+        versions=store.installed_versions(),
+        git=store.git_state(Path.cwd()),
+        dataset=built.dataset,
+        num_trainable=built.job.backend.num_trainable,
+    )
+
+
+def _open(directory: Path, composed: Composed, record: RunRecord, lock: store.RunLock) -> RunStore:
+    store.write_atomically(directory / "config.toml", composed.to_toml())
+    return RunStore(directory, composed.config, record, lock)
+
+
+def _train(job: Job, held: RunStore, log: Log, signals: Signals, *, resume_from: Path | None) -> RunResult:
     first = checkpoint.step_of(resume_from) if resume_from else 0
     log.write_to(held.dir / "log.txt")
     logger.info("%s: training from step %d to %d", held.record.name, first, job.config.training.max_steps)
-    follower = _Follower(held.dir)
-    job = replace(job, emit=follower.watching(job.emit))
+    follower = tracking.Follower(held.dir)
     try:
-        with _terminable(), held.writing_outcome():
+        with held.writing_outcome(), Watchdog(held.dir, job.config.health.stall_timeout, logger.warning) as watchdog:
+            watched = _watched(job.emit, watchdog, follower, first)
+            job = replace(job, emit=watched, signals=signals, beat=watchdog.beat)
             job.emit(RunStarted(dir=held.dir, first_step=first, max_steps=job.config.training.max_steps))
             result = job.backend.train(job, held, resume_from=resume_from)
             held.update(artifact=str(result.artifact))
@@ -283,84 +305,21 @@ def _train(job: Job, held: RunStore, log: _Log, *, resume_from: Path | None) -> 
     return result
 
 
-class _Follower:
-    """Starts the process that mirrors the run, once: after the first step, so that it does not slow loading down."""
+def _watched(emit: Emit, watchdog: Watchdog, follower: tracking.Follower, first: int) -> Emit:
+    """Pass events on; tell the watchdog of phases, keep the follower at work from the first finished step on."""
+    steps_done = first
 
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.process = directory, None
+    def watch(event: Event) -> None:
+        nonlocal steps_done
+        if isinstance(event, StepDone):
+            steps_done = event.step
+        if isinstance(event, Phase):
+            watchdog.phase(event.name, steps_done)
+        emit(event)
+        if isinstance(event, CheckpointSaved | Diagnosed):
+            logger.info("%s", event)
+        if isinstance(event, StepDone):
+            watchdog.phase("step", steps_done)
+            follower.ensure()
 
-    def start(self) -> None:
-        if self.process is None:
-            self.process = tracking.start_follower(self.directory)
-
-    def watching(self, emit: Emit) -> Emit:
-        """Pass events on, and start at the first finished step."""
-
-        def watch(event: Event) -> None:
-            emit(event)
-            if isinstance(event, StepDone):
-                self.start()
-
-        return watch
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does: recorded as interrupted."""
-
-    def stop(number: int, _: Any) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the writing of how it ended
-        raise Interrupted(f"stopped by {signal.Signals(number).name}")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class _Teller(logging.Handler):
-    """Passes our own warnings on to whoever watches the run."""
-
-    def __init__(self, emit: Emit) -> None:
-        super().__init__(logging.WARNING)
-        self.emit_event = emit
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.emit_event(Warned(message=record.getMessage()))
-
-
-class _Log:
-    """What this process and its libraries log: kept until there is a run directory, then in its log.txt.
-
-    Our own warnings also reach whoever watches the run.
-    """
-
-    def __init__(self, emit: Emit) -> None:
-        self._early = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
-        self._teller = _Teller(emit)
-        self._file: logging.FileHandler | None = None
-
-    def write_to(self, path: Path) -> None:
-        """Send everything so far, and everything from here on, to a file."""
-        self._file = logging.FileHandler(path, encoding="utf-8")
-        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        self._early.setTarget(self._file)
-        self._early.flush()
-        logging.getLogger().removeHandler(self._early)
-        logging.getLogger().addHandler(self._file)
-
-    def __enter__(self) -> Self:
-        logging.getLogger().addHandler(self._early)
-        logging.getLogger("retrain").addHandler(self._teller)
-        logging.getLogger("retrain").setLevel(logging.INFO)
-        logging.captureWarnings(capture=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.captureWarnings(capture=False)
-        logging.getLogger("retrain").removeHandler(self._teller)
-        for handler in (self._early, self._file):
-            if handler is not None:
-                logging.getLogger().removeHandler(handler)
-                handler.close()
+    return watch

@@ -1,7 +1,7 @@
 """The run directory: what a run was, did and is. It is the truth; trackers are projections of it.
 
-    config.toml  run.json  metrics.jsonl  rollouts/step-N.parquet  checkpoints/step-N/  adapter/
-    tracking/  plots/  log.txt
+    config.toml  run.json  metrics.jsonl  rollouts/step-N.parquet  checkpoints/step-N/  adapter/  adapter-best/
+    heartbeat.json  stacks.txt  debug/  tracking/  plots/  log.txt
 
 One process writes here: the one that trains, under `.lock`. `tracking/` and `plots/` belong to the follower.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import fcntl
 import json
 import math
@@ -17,12 +18,14 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from retrain import rollouts
 from retrain.errors import ConfigError, Interrupted, RetrainError, RunError
 
 if TYPE_CHECKING:
@@ -35,10 +38,18 @@ if TYPE_CHECKING:
     from retrain.types import Credit, Group
 
 FORMAT = 1  # of run.json and of the files beside it
+NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 VERSIONED = ("retrain", "torch", "transformers", "trl", "peft", "accelerate", "hydra-core", "omegaconf", "mlflow")
 
 
 # --- run.json ------------------------------------------------------------------------------------------------------
+
+
+def slurm_job() -> dict[str, str]:
+    """Return which SLURM job this process belongs to, and how often it was requeued; empty outside SLURM."""
+    named = {"job": "SLURM_JOB_ID", "restarts": "SLURM_RESTART_COUNT"}
+    job = {name: os.environ[variable] for name, variable in named.items() if variable in os.environ}
+    return {"restarts": "0", **job} if "job" in job else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +67,7 @@ class RunRecord:
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
     process_start: float = field(default_factory=lambda: process_start(os.getpid()) or 0.0)
+    slurm: dict[str, str] = field(default_factory=slurm_job)
     command: list[str] = field(default_factory=lambda: list(sys.argv))
     source: str = ""  # the TOML it came from
     versions: dict[str, str] = field(default_factory=dict)
@@ -64,6 +76,8 @@ class RunRecord:
     tracking_uri: str = "none"
     num_trainable: int = 0
     artifact: str = ""
+    best: dict[str, float] | None = None  # {"step": 40, "score": 0.71}, by held-out score
+    problems: list[dict[str, Any]] = field(default_factory=list)  # retrain.health: rule, step, message, hint, …, until
     format: int = FORMAT
 
     @classmethod
@@ -80,6 +94,8 @@ class RunRecord:
             raise ConfigError(f"{directory} is not a run directory: it has no run.json") from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} is damaged: it holds no table")
         if values.get("format") != FORMAT:
             raise ConfigError(
                 f"{path} has format {values.get('format')}, this version reads {FORMAT}; use the retrain that wrote it"
@@ -120,7 +136,7 @@ def _process_start_by_ps(pid: int) -> float | None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file so that a reader, or a crash, sees the old one or the new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.partial")
     with aside.open("w", encoding="utf-8") as handle:
         handle.write(text)
         handle.flush()
@@ -206,71 +222,85 @@ def read_metrics(directory: Path) -> list[dict[str, float]]:
     path = directory / "metrics.jsonl"
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    lines = path.read_bytes().split(b"\n")[:-1]  # as bytes: a torn line may end within a character
     return [json.loads(line) for line in lines if line]
 
 
-# --- rollouts/ ------------------------------------------------------------------------------------------------------
-
-
-def rollout_steps(directory: Path) -> list[int]:
-    """Return the steps whose completions are on disk, in order."""
-    files = (directory / "rollouts").glob("step-*.parquet")
-    return sorted(int(file.stem.removeprefix("step-")) for file in files)
-
-
-def read_rollouts(directory: Path, step: int) -> list[dict[str, Any]]:
-    """Return every completion of a step as `write_rollouts` wrote it: one dict per row, `reward_parts` still text.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = directory / "rollouts" / f"step-{step}.parquet"
-    try:
-        with pq.ParquetFile(path) as file:
-            return file.read().to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+def steps_done(directory: Path) -> int:
+    """Return how many steps a run has written a line of, also where run.json could not say so any more."""
+    lines = read_metrics(directory)
+    return int(lines[-1]["step"]) if lines else 0
 
 
 # --- the store ------------------------------------------------------------------------------------------------------
 
 
-class RunStore:
-    """A run directory held by the process that trains in it."""
+@contextlib.contextmanager
+def needed(directory: Path) -> Iterator[None]:
+    """Name the run directory when it cannot be written inside the block.
 
-    def __init__(self, directory: Path, config: RunConfig, record: RunRecord, lock: int) -> None:
+    Raises:
+        RunError: it cannot; what was complete in it stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITTEN:
+            raise
+        raise RunError(f"{directory} cannot be written: {error}") from error
+
+
+class RunLock:
+    """The right to write in a run directory: one process at a time has it, and loses it when it dies."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, directory: Path) -> Self:
+        """Take the lock of a directory.
+
+        Raises:
+            ConfigError: another process has it; the message names that one.
+        """
+        try:
+            descriptor = os.open(directory / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise ConfigError(f"{directory} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+            os.close(descriptor)
+            raise ConfigError(f"{directory} is being trained by {holder}", "wait for it, or stop it") from None
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Let the next one in; safe to call twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class RunStore:
+    """A run directory held by the process that trains in it. Threads may call it."""
+
+    def __init__(self, directory: Path, config: RunConfig, record: RunRecord, lock: RunLock) -> None:
+        """Write `run.json`; the caller holds the directory's lock, and this object gives it back at the end."""
         self.dir = directory
         self.config = config
         self.record = record
         self._lock = lock
-
-    @classmethod
-    def open(cls, directory: Path, config: RunConfig, record: RunRecord) -> Self:
-        """Take the directory's lock and write `run.json`.
-
-        Raises:
-            ConfigError: another process is training in this directory.
-        """
-        lock = os.open(directory / ".lock", os.O_CREAT | os.O_WRONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            holder = RunRecord.read(directory) if (directory / "run.json").exists() else None
-            who = f" (process {holder.pid} on {holder.host})" if holder else ""
-            raise ConfigError(f"{directory} is in use by a running training{who}; wait for it, or stop it") from None
-        store = cls(directory, config, record, lock)
-        store.update()
-        return store
+        self._updating = threading.Lock()
+        self.update()
 
     def update(self, **changes: Any) -> None:
         """Change fields of `run.json`."""
-        self.record = replace(self.record, **changes)
-        self.record.write(self.dir)
+        with self._updating:
+            self.record = replace(self.record, **changes)
+            self.record.write(self.dir)
 
     @contextlib.contextmanager
     def writing_outcome(self) -> Iterator[None]:
@@ -278,22 +308,26 @@ class RunStore:
         try:
             yield
         except (KeyboardInterrupt, Interrupted) as stopped:
-            reason = str(stopped) or "interrupted"
-            self.update(state="interrupted", exit_reason=reason, ended=time.time())
+            self._ended(state="interrupted", exit_reason=str(stopped) or "interrupted")
             raise
         except RetrainError as error:
-            self.update(state="failed", exit_reason=str(error), ended=time.time())
+            self._ended(state="failed", exit_reason=str(error))
             raise
         except BaseException as error:
-            self.update(state="failed", exit_reason=f"{type(error).__name__}: {error}", ended=time.time())
+            self._ended(state="failed", exit_reason=f"{type(error).__name__}: {error}")
             raise
         else:
             self.update(state="done", ended=time.time())
         finally:
-            os.close(self._lock)
+            self._lock.release()
+
+    def _ended(self, **how: str) -> None:
+        """Record a bad end, where the disk takes it: what went wrong is more use than that this was not written."""
+        with contextlib.suppress(OSError):
+            self.update(**how, ended=time.time())
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write one line of metrics.jsonl, and the steps done into run.json.
+        """Write one line of metrics.jsonl. The steps done reach run.json when something else is written there.
 
         Raises:
             RunError: a value is not finite; the message names it.
@@ -304,11 +338,22 @@ class RunStore:
         line = json.dumps({"step": step, "time": round(time.time(), 3), **metrics}, ensure_ascii=False)
         with (self.dir / "metrics.jsonl").open("a", encoding="utf-8") as handle:
             handle.write(line + "\n")
-        self.update(steps_done=step)
+        with self._updating:
+            self.record = replace(self.record, steps_done=step)
+
+    def sync(self) -> None:
+        """Make sure that the lines so far survive a power cut; a checkpoint is not written before."""
+        path = self.dir / "metrics.jsonl"
+        if path.exists():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
 
     def cut_back(self, step: int) -> None:
-        """Forget what was written after `step`, so that a resumed run writes no step twice."""
-        kept = [line for line in read_metrics(self.dir) if line["step"] <= step]
+        """Forget what was written after `step`, so that a resumed run writes no step twice.
+
+        From the start (step 0) everything goes, the evaluation before the first step too: it is made again.
+        """
+        kept = [line for line in read_metrics(self.dir) if line["step"] <= step and step > 0]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         write_atomically(self.dir / "metrics.jsonl", text)
         for file in (self.dir / "rollouts").glob("step-*.parquet"):
@@ -323,75 +368,6 @@ class RunStore:
     def write_rollouts(
         self, step: int, groups: Sequence[Group], credit: Credit, planning: Bool[Tensor, "B T"] | None
     ) -> None:
-        """Write every completion of a step, whole: ids, log-probabilities, advantages, reward and its parts."""
-        if not self.keeps_rollouts(step):
-            return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        rows = list(_rollout_rows(groups, credit, planning))
-        folder = self.dir / "rollouts"
-        folder.mkdir(exist_ok=True)
-        aside, final = folder / f".step-{step}.parquet", folder / f"step-{step}.parquet"
-        pq.write_table(pa.Table.from_pylist(rows, schema=_rollout_schema()), aside, compression="zstd")
-        aside.replace(final)
-
-
-def _rollout_schema() -> Any:
-    import pyarrow as pa
-
-    text, number = pa.string(), pa.float64()
-    columns = {
-        "task_id": text,
-        "group": pa.int32(),
-        "rollout": pa.int32(),
-        "prompt": text,
-        "completion": text,
-        "answer": text,
-        "token_ids": pa.list_(pa.int32()),
-        "logprobs": pa.list_(pa.float32()),
-        "entropies": pa.list_(pa.float32()),
-        "advantages": pa.list_(pa.float32()),
-        "uncertainty": pa.list_(pa.float32()),
-        "planning": pa.list_(pa.bool_()),
-        "reward": number,
-        "reward_parts": text,
-        "error": text,
-        "finish_reason": text,
-        "policy_version": pa.int32(),
-        "prompt_tokens": pa.int32(),
-    }
-    return pa.schema(list(columns.items()))
-
-
-def _rollout_rows(
-    groups: Sequence[Group], credit: Credit, planning: Bool[Tensor, "B T"] | None
-) -> Iterator[dict[str, Any]]:
-    advantages, uncertainty = credit.advantages.tolist(), credit.uncertainty.tolist()
-    plans = None if planning is None else planning.tolist()
-    row = 0
-    for number, group in enumerate(groups):
-        prompt = "\n".join(str(message["content"]) for message in group.task.prompt)
-        for index, rollout in enumerate(group.rollouts):
-            completion = rollout.completion
-            yield {
-                "task_id": group.task.id,
-                "group": number,
-                "rollout": index,
-                "prompt": prompt,
-                "completion": rollout.text,
-                "answer": group.task.answer,
-                "token_ids": list(completion.token_ids),
-                "logprobs": list(completion.logprobs),
-                "entropies": None if completion.entropies is None else list(completion.entropies),
-                "advantages": advantages[row][: len(completion.token_ids)],
-                "uncertainty": uncertainty[row][: len(completion.token_ids)],
-                "planning": None if plans is None else plans[row][: len(completion.token_ids)],
-                "reward": rollout.reward,
-                "reward_parts": json.dumps(dict(rollout.parts), ensure_ascii=False),
-                "error": rollout.error,
-                "finish_reason": completion.finish_reason,
-                "policy_version": completion.policy_version,
-                "prompt_tokens": len(rollout.prompt_ids),
-            }
-            row += 1
+        """Write every completion of a step, where they are kept (`retrain.rollouts`)."""
+        if self.keeps_rollouts(step):
+            rollouts.write(self.dir, step, groups, credit, planning)

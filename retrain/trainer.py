@@ -7,8 +7,11 @@ What is ours, in the overrides below:
     _generate_and_score_completions    a `CreditedBatch` as the dict that TRL's loss reads
     training_step                      micro-batches made by `Layout`, one denominator for the whole batch
     _compute_loss, _get_per_token_logps_and_entropies    compare sampler and trainer, token by token
-    log                                one line of metrics a step
+    log                                one line of metrics a step, with the held-out score when that is due
     _save_checkpoint, _load_optimizer_and_scheduler      complete-or-absent folders that hold all of the state
+
+A run that is asked to stop saves the last finished step: what moves during a step, apart from the weights, which move
+last, is remembered at its beginning.
 
 Written against TRL 1.16; tests/golden compares loss and gradients with stock TRL to the last bit, and is what a move
 to another minor has to pass.
@@ -17,18 +20,24 @@ to another minor has to pass.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
-from trl.trainer.grpo_config import GRPOConfig
+from transformers import TrainerCallback
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import use_adapter
 
-from retrain import checkpoint
-from retrain.errors import RunError
+from retrain import checkpoint, training_state
+from retrain.accumulate import Accumulator
+from retrain.errors import Interrupted, NotFinite, RunError
+from retrain.fingerprints import bit_sums
+from retrain.ratio_contract import RatioContract
+from retrain.signals import Signals
+from retrain.types import no_beat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,29 +45,29 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
     from transformers import PreTrainedModel
+    from trl.trainer.grpo_config import GRPOConfig
 
-    from retrain.config.schema import RunConfig
     from retrain.layout import Layout
-    from retrain.types import CreditedBatch
+    from retrain.types import Books, Source, Store
 
-EXACT_P99 = 1e-4  # nats; float32 in process: rounding stays below 2e-5, a wrong temperature or template is far above
-GROSS_P50, GROSS_OUTSIDE = 0.02, 0.25  # what no precision explains: the sampler is another policy
 TRL_METRICS = (
     ("policy/kl", "kl"),
     ("policy/clip_share", "clip_ratio/region_mean"),
     ("policy/clip_share", "cispo_clip_ratio"),
 )
-STATE = "retrain_state.pt"  # what a checkpoint holds beside HF's files
 
 
-class Source(Protocol):
-    """Makes the batch of a step (`retrain.batches.Batches`)."""
+class _Moments(TrainerCallback):
+    """Calls the trainer back when everything is loaded, and when a step begins."""
 
-    def next_batch(self, step: int) -> CreditedBatch: ...
+    def __init__(self, *, loaded: Callable[[], None], step_begins: Callable[[], None]) -> None:
+        self._loaded, self._step_begins = loaded, step_begins
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._loaded()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self._step_begins()
 
 
 def unused_reward(**_: Any) -> list[float | None]:
@@ -79,57 +88,6 @@ class OneRow(Sampler[int]):
         return iter([0] * self.length)
 
 
-def grpo_config(config: RunConfig, *, scratch: Path, on_cpu: bool) -> GRPOConfig:
-    """Turn our keys into TRL's arguments. Those that undo a default of TRL or HF say why."""
-    training, algorithm, optimizer = config.training, config.algorithm, config.optimizer
-    rows = training.batch_size * training.group_size
-    schedule = "constant_with_warmup" if training.lr_schedule == "constant" else training.lr_schedule
-    checkpointing = training.gradient_checkpointing == "on" or (
-        training.gradient_checkpointing == "auto" and not on_cpu
-    )
-    return GRPOConfig(
-        output_dir=str(scratch),
-        use_cpu=on_cpu,
-        seed=training.seed,
-        # the loop
-        max_steps=training.max_steps,
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=1,  # micro-batches are ours: one optimiser step is one call of training_step
-        num_generations=training.group_size,
-        num_iterations=algorithm.num_iterations,
-        save_strategy="steps",
-        save_steps=training.save_every or training.max_steps,
-        logging_steps=1,
-        # the loss
-        loss_type=algorithm.loss_type,
-        importance_sampling_level=algorithm.importance_sampling_level,
-        beta=algorithm.kl_coef,
-        epsilon=algorithm.clip_eps,
-        epsilon_high=algorithm.clip_eps_high or None,
-        delta=algorithm.delta or None,
-        temperature=training.temperature,
-        max_completion_length=training.max_tokens,
-        # AdamW
-        learning_rate=training.lr,
-        lr_scheduler_type=schedule,
-        warmup_steps=training.warmup_steps,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        adam_beta1=optimizer.beta1,
-        adam_beta2=optimizer.beta2,
-        adam_epsilon=optimizer.eps,
-        # defaults of TRL and HF that we undo
-        bf16=False,  # TRL turns None into True: autocast would hide the dtype that the config names
-        activation_checkpointing=checkpointing,
-        disable_dropout=config.lora.dropout == 0.0,
-        logging_nan_inf_filter=False,  # it replaces a loss of NaN by the running mean
-        dataloader_pin_memory=not on_cpu,
-        report_to=[],  # the run directory is the truth; followers mirror it
-        disable_tqdm=True,
-        use_vllm=False,
-    )
-
-
 class Trainer(GRPOTrainer):
     """GRPO in TRL's loss, on batches that `source` makes."""
 
@@ -141,17 +99,22 @@ class Trainer(GRPOTrainer):
         tokenizer: Any,
         source: Source,
         layout: Layout,
-        record: Callable[[int, Mapping[str, float]], None],
-        checkpoints: Path,
-        saved: Callable[[Path], None] = lambda _: None,
+        books: Books,
+        store: Store,
+        signals: Signals | None = None,
+        beat: Callable[[], None] = no_beat,
         exact: bool = True,
+        worst_case: tuple[int, int] | None = None,
     ) -> None:
         """Make a trainer.
 
-        record:      called once a step with (steps done, metrics)
-        checkpoints: where `step-N` folders go
-        saved:       called with each finished checkpoint
-        exact:       sampler and trainer compute the same numbers up to float32 rounding: hold them to it
+        books:      what happens with the metrics of a step, and what is saved
+        store:      the run directory; `checkpoints/step-N` go there
+        signals:    requests to stop
+        beat:       called with every micro-batch: a sign of life
+        exact:      sampler and trainer compute the same numbers up to float32 rounding: hold them to it
+        worst_case: tokens of the longest prompt and completion: try whether a micro-batch of them fits, before the
+                    first step; None: do not
         """
         super().__init__(
             model=model,
@@ -159,17 +122,45 @@ class Trainer(GRPOTrainer):
             args=args,
             train_dataset=Dataset.from_dict({"prompt": [""]}),
             processing_class=tokenizer,
+            callbacks=[_Moments(loaded=self._finish_what_was_begun, step_begins=self._remember)],
         )
         self.policy = model
-        self.source, self.layout, self.record = source, layout, record
-        self.checkpoints, self.saved, self.exact = checkpoints, saved, exact
-        self._gate_open = False  # sampler and trainer have been compared at identical weights
+        self.source, self.books, self.store, self.signals = source, books, store, signals or Signals()
+        self.worst_case = worst_case
+        self.accumulator = Accumulator(
+            layout,
+            loss_type=self.loss_type,
+            backward=self.accelerator.backward,
+            forget=self._forget,
+            diagnose=books.diagnose,
+            beat=beat,
+        )
+        self.ratios = RatioContract(exact=exact)
+        self._trained = [p for p in model.parameters() if p.requires_grad]
         self._measured: dict[str, float] = {}  # of the step under way
+        self._unwritten: dict[str, float] | None = None  # of a finished step whose evaluation has not ended
+        self._boundary: dict[str, Any] = {}  # all that moves in a step before the weights do, at its beginning
+        self._saved_step = -1
         self._in_loss = False
         self._sampled: Tensor | None = None
-        self._log_ratios: list[Tensor] = []
-        self._micro_tokens: list[float] = []
         self._step_began = 0.0
+
+    def fit(self, resume_from: Path | None) -> None:
+        """Train to the end, from the start or from a checkpoint.
+
+        Raises:
+            Interrupted: the run was asked to stop; its last finished step is saved.
+            RunError: a step could not be done, or a rule of health that stops a run was broken.
+        """
+        try:
+            if resume_from is None:
+                self.books.before_first_step()
+            self.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+        except Interrupted:
+            self._save_last_finished_step()
+            raise
+        if self.books.stop is not None:
+            raise self.books.stop
 
     # --- which rows: none of TRL's business -------------------------------------------------------------------------
 
@@ -204,7 +195,7 @@ class Trainer(GRPOTrainer):
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         width = inputs["completion_ids"].shape[1]
-        rows = self.layout.micro_batch_size
+        rows = self.accumulator.layout.micro_batch_size
         if self.ref_model is not None:
             return self._get_per_token_logps_and_entropies(self.ref_model, ids, mask, width, batch_size=rows)[0]
         policy = self.accelerator.unwrap_model(self.model)
@@ -217,36 +208,60 @@ class Trainer(GRPOTrainer):
         """Forward and backward over the whole batch, in micro-batches; return the loss of the batch.
 
         Raises:
-            RunError: the loss or the gradient is not finite, or sampler and trainer are different policies.
+            Interrupted: the run is asked to stop.
+            RunError: the loss or the gradient is not finite, sampler and trainer are different policies, or a single
+                completion does not fit into memory.
         """
         self._step_began = time.perf_counter()
         model.train()
-        batch = self._prepare_inputs(inputs)
-        on_policy = self._step % self.num_iterations == 0
-        gated = on_policy and not self._gate_open
-        layout = self.layout if not gated else self.layout.comparing_everything()
-        parts: list[Tensor] = []
-        for micro, weight in layout.cut(batch, self.loss_type):
-            self._micro_tokens.append(float(micro["completion_mask"].sum()))
-            part = self.compute_loss(model, micro) * weight
-            self.accelerator.backward(part)
-            parts.append(part.detach())
-        compared = self._ratio_metrics(gated=gated)
-        self._measured |= compared
-        self._gate_open |= gated and bool(compared)  # a batch without a trained token has compared nothing
+        with self.signals.allowed():
+            try:
+                batch = self._prepare_inputs(inputs)
+            except NotFinite as error:
+                if not self._buffered_inputs:  # nothing was trained yet: the model came like this
+                    raise
+                self._keep(self._buffered_inputs[0], error.problems[0].message)
+            on_policy, step = self._step % self.num_iterations == 0, self.state.global_step
+
+            def loss_of(micro: dict[str, Any]) -> Tensor:
+                return self.compute_loss(model, micro)
+
+            if self.worst_case is not None:
+                (prompt, completion), self.worst_case = self.worst_case, None
+                self.accumulator.try_worst_case(batch, loss_of, prompt=prompt, completion=completion, step=step)
+            compare = on_policy and not self.ratios.open
+            loss = self.accumulator.gradient(batch, loss_of, step=step, whole=compare)
+            self._stop_unless_finite(loss, batch)
+            self._measured |= self.ratios.settle(at_identical_weights=on_policy)
         self._step += 1
-        loss = sum(parts[1:], start=parts[0])
-        self._stop_unless_finite(loss)
+        self._weights_before = bit_sums(self._trained)
         return loss
 
-    def _stop_unless_finite(self, loss: Tensor) -> None:
-        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+    def _stop_unless_finite(self, loss: Tensor, batch: Mapping[str, Any]) -> None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
         if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
-            raise RunError(
-                f"step {self.state.global_step + 1}: the loss is {loss.item():g}, the gradient norm {norm.item():g}",
-                'a lower training.lr or model.dtype = "float32" usually helps',
-            )
+            self._keep(batch, f"the loss is {loss.item():g}, the gradient norm {norm.item():g}")
+
+    def _keep(self, batch: Mapping[str, Any], reason: str) -> NoReturn:
+        """Keep what made a number that is not finite, and stop.
+
+        Raises:
+            RunError: with the command that looks into it.
+        """
+        step = self.state.global_step
+        file = training_state.keep_batch(
+            self.store.dir,
+            step=step,
+            reason=f"step {step + 1}: {reason}",
+            inputs=batch,
+            model=self.policy,
+            micro_batch_size=self.accumulator.layout.micro_batch_size,
+        )
+        raise RunError(
+            f"step {step + 1}: {reason}",
+            f"retrain debug-batch {file} tells which completion and which weight;\n"
+            'a lower training.lr or model.dtype = "float32" usually helps',
+        )
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:
         self._in_loss, self._sampled = True, inputs["sampling_logprobs"][inputs["completion_mask"].bool()]
@@ -260,89 +275,130 @@ class Trainer(GRPOTrainer):
     ) -> Any:
         result = super()._get_per_token_logps_and_entropies(model, input_ids, attention_mask, logits_to_keep, **kwargs)
         if self._in_loss:  # not a scoring pass of the reference
-            trained = attention_mask[:, -logits_to_keep:].bool()
-            self._log_ratios.append((result[0].detach()[trained] - self._sampled).double())
+            assert self._sampled is not None
+            self.ratios.add(result[0][attention_mask[:, -logits_to_keep:].bool()], self._sampled)
         return result
-
-    def _ratio_metrics(self, *, gated: bool) -> dict[str, float]:
-        """Percentiles of |log new/old| over the step's tokens, and the share of ratios outside [0.9, 1.1].
-
-        Percentiles, because a mean of 1 hides a broken tail. At identical weights every ratio is 1.
-        """
-        gaps, self._log_ratios = torch.cat(self._log_ratios), []
-        if not len(gaps):
-            return {}
-        p50, p95, p99 = torch.quantile(gaps.abs()[: 2**24], gaps.new_tensor([0.5, 0.95, 0.99])).tolist()
-        ratios = gaps.exp()
-        outside = float(((ratios < 0.9) | (ratios > 1.1)).double().mean())
-        if gated and (p50 > GROSS_P50 or outside > GROSS_OUTSIDE or (self.exact and not p99 <= EXACT_P99)):
-            raise RunError(
-                f"sampler and trainer disagree at identical weights: |Δ log p| has p50 {p50:.1e}, p95 {p95:.1e}, "
-                f"p99 {p99:.1e}, and {outside:.0%} of the ratios lie outside [0.9, 1.1]. The completions were sampled "
-                "by another policy, at another temperature, from a truncated distribution, or in another precision",
-                "check training.temperature and model.dtype",
-            )
-        return {"ratio/p50": p50, "ratio/p95": p95, "ratio/p99": p99, "ratio/outside": outside}
 
     # --- what is written --------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:  # noqa: ARG002  HF's signature
-        """Record one step. HF calls this once a step, and once more at the end with a summary that is not ours."""
+        """Finish one step. HF calls this once a step, and once more at the end with a summary that is not ours."""
         if "loss" not in logs:
             return
         measured, self._measured = self._measured, {}
         total = time.perf_counter() - self._step_began
+        tokens = self.accumulator.take_tokens()
+        changed = (bit_sums(self._trained) != self._weights_before).double().mean()
         measured |= {
             "policy/loss": logs["loss"],
             "policy/grad_norm": logs["grad_norm"],
             "policy/lr": logs["learning_rate"],
-            "tokens/trained": sum(self._micro_tokens),
+            "policy/changed": float(changed),
+            "tokens/trained": sum(tokens),
             "time/train": total - measured.get("time/generate", 0.0) - measured.get("time/score", 0.0),
             "time/total": total,
         }
         for ours, theirs in TRL_METRICS:
             if values := self._metrics["train"].get(theirs):
-                measured[ours] = self._token_mean(values)
+                measured[ours] = _token_mean(values, tokens)
         self._metrics["train"].clear()
-        self._micro_tokens = []
-        self.record(self.state.global_step, measured)
+        self._finish_step(measured)
 
-    def _token_mean(self, values: list[float]) -> float:
-        """Mean over micro-batches, weighted by their tokens."""
-        weighted = sum(value * tokens for value, tokens in zip(values, self._micro_tokens, strict=True))
-        return weighted / max(1.0, sum(self._micro_tokens))
+    def _finish_step(self, measured: dict[str, float]) -> None:
+        self._unwritten = measured
+        self.books.finish_step(self.state.global_step, measured)
+        self._unwritten = None
+        self.control.should_save |= self.books.wants_save()
+        self.control.should_training_stop |= self.books.stop is not None
 
     # --- exact resume -----------------------------------------------------------------------------------------------
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+    def _moving(self) -> dict[str, Any]:
+        """Return all that moves during a step before the weights do. Lists are copied: TRL writes into its own."""
+        buffered = self._buffered_inputs
+        return {
+            "trl_step": self._step,
+            "buffered_inputs": None if buffered is None else list(buffered),
+            "source": self.source.state_dict(),
+            "books": self.books.state_dict(),
+            "gate_open": self.ratios.open,
+        }
+
+    def _finish_what_was_begun(self) -> None:
+        """Evaluate, and write the line of, a step whose evaluation was interrupted.
+
+        Raises:
+            RunError: a rule of health that stops a run is broken.
+        """
+        if self._unwritten is None:
+            return
+        self._finish_step(self._unwritten)
+        if self.books.stop is not None:
+            raise self.books.stop
+
+    def _forget(self) -> None:
+        """Drop the gradient, and what the loss has measured on the way to it."""
+        self.policy.zero_grad(set_to_none=True)
+        self.ratios.forget()
+        self._metrics["train"].clear()
+
+    def _remember(self) -> None:
+        self._boundary = {**self._moving(), "random": training_state.random_state()}
+
+    def _save_last_finished_step(self) -> None:
+        """Save the step that was finished last, wherever in the next one this is called.
+
+        The weights are those of that step: they move at the very end of a step, where nothing interrupts.
+        """
+        if self.state.global_step in (0, self._saved_step):
+            return
+        if self._unwritten is None:
+            training_state.restore_random_state(self._boundary.pop("random"))
+            moving = self._boundary
+        else:  # the step is finished but for its evaluation, which resuming repeats
+            moving = {**self._moving(), "unwritten": self._unwritten}
+        self._write_checkpoint(moving)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # noqa: ARG002  HF's signature
+        self._write_checkpoint(self._moving())
+
+    def _write_checkpoint(self, moving: Mapping[str, Any]) -> None:
         """Let HF write its files aside, add what it leaves out, and publish the folder in one move."""
         step, scratch = self.state.global_step, self.args.output_dir
-        with checkpoint.writing(self.checkpoints / f"step-{step}", step=step) as aside:
+        self.store.sync()
+        final = self.store.dir / "checkpoints" / f"step-{step}"
+        with checkpoint.writing(final, step=step) as aside:
             self.args.output_dir = str(aside)
             try:
-                super()._save_checkpoint(model, trial)
+                super()._save_checkpoint(self.policy, None)
             finally:
                 self.args.output_dir = scratch
             written = aside / f"checkpoint-{step}"
             for file in written.iterdir():
                 file.replace(aside / file.name)
             written.rmdir()
-            state = {
-                "trl_step": self._step,
-                "buffered_inputs": self._buffered_inputs,
-                "source": self.source.state_dict(),
-                "gate_open": self._gate_open,
-                "threads": torch.get_num_threads(),
-            }
-            torch.save(state, aside / STATE)
-        self.saved(self.checkpoints / f"step-{step}")
+            held = {"micro_batch_size": self.accumulator.layout.micro_batch_size, "threads": torch.get_num_threads()}
+            torch.save({**moving, **held}, aside / training_state.STATE)
+        self._saved_step = step
+        self.books.saved(final)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        state = torch.load(Path(checkpoint) / STATE, weights_only=True, map_location=self.accelerator.device)
+        file = Path(checkpoint) / training_state.STATE
+        state = torch.load(file, weights_only=True, map_location=self.accelerator.device)
         torch.set_num_threads(state["threads"])  # sums are split by thread: another number, other last bits
         self._step, self._buffered_inputs = state["trl_step"], state["buffered_inputs"]
-        self._gate_open = state["gate_open"]
+        self.ratios.open = state["gate_open"]
+        self.accumulator.layout = replace(self.accumulator.layout, micro_batch_size=state["micro_batch_size"])
+        self.worst_case = None  # the size that was found then is known
         self.source.load_state_dict(state["source"])
+        self.books.load_state_dict(state["books"])
+        self._saved_step = self.state.global_step
+        self._unwritten = state.get("unwritten")
+
+
+def _token_mean(values: list[float], tokens: list[float]) -> float:
+    """Mean over micro-batches, weighted by their tokens."""
+    return sum(value * weight for value, weight in zip(values, tokens, strict=True)) / max(1.0, sum(tokens))

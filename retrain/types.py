@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from retrain.signals import Signals
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from retrain.config.schema import RunConfig
-    from retrain.events import Emit
+    from retrain.errors import RunError
+    from retrain.events import Diagnosed, Emit
+    from retrain.store import RunRecord
 
 CORRECT = 0.5
 """A reward above this counts as a correct answer."""
@@ -50,7 +54,10 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How completions are drawn. Temperature divides the logits here and in the loss alike."""
+    """How completions are drawn. Temperature divides the logits here and in the loss alike.
+
+    Temperature 0 takes the likeliest token: for evaluation only, for nothing can be learnt from it.
+    """
 
     max_tokens: int
     temperature: float = 1.0
@@ -216,6 +223,7 @@ class Engine(Protocol):
     """Samples completions from the policy, and says which version of it did."""
 
     gives_entropies: bool
+    beat: Callable[[], None]  # called with every token: a sign of life
 
     def generate(
         self,
@@ -246,11 +254,52 @@ class Store(Protocol):
 
     dir: Path
 
+    @property
+    def record(self) -> RunRecord: ...
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of `run.json`."""
+        ...
+
+    def sync(self) -> None:
+        """Make sure that the metrics so far survive a power cut."""
+        ...
+
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
     def write_rollouts(
         self, step: int, groups: Sequence[Group], credit: Credit, planning: Bool[Tensor, "B T"] | None
     ) -> None: ...
+
+
+class Source(Protocol):
+    """Makes the batch of a step (`retrain.batches.Batches`)."""
+
+    def next_batch(self, step: int) -> CreditedBatch: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Books(Protocol):
+    """Keeps the record of a run, step by step (`retrain.bookkeeping.Bookkeeper`)."""
+
+    stop: RunError | None  # why the run must end after this step
+
+    def before_first_step(self) -> None: ...
+
+    def finish_step(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def diagnose(self, found: Diagnosed) -> None: ...
+
+    def wants_save(self) -> bool: ...
+
+    def saved(self, folder: Path) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Backend(Protocol):
@@ -262,6 +311,23 @@ class Backend(Protocol):
     def train(self, job: Job, store: Store, *, resume_from: Path | None) -> RunResult:
         """Run the loop to the end, from the start or from a checkpoint, and write the final adapter."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What a run is measured by and never trained on (`retrain.evaluate`)."""
+
+    tasks: Sequence[Task]  # the validation part; empty: no held-out score
+    test: Sequence[Task]  # the source's own test split, for the end; empty: not asked for
+    reward: Reward  # what `eval/score` is the mean of
+    training_reward: Reward | None  # the one that training sees, where `reward` is another
+    sampling: Sampling
+    samples: int  # completions of each task
+    rows: int  # completions in one call of the engine, about
+
+
+def no_beat() -> None:
+    """Stand where nobody watches for signs of life."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +343,9 @@ class Job:
     backend: Backend
     sampling: Sampling
     emit: Emit
+    held_out: HeldOut | None = None
+    signals: Signals = field(default_factory=Signals)  # requests to stop or to save
+    beat: Callable[[], None] = no_beat  # called from loops that may last: a sign of life
 
 
 class Pipeline(Protocol):

@@ -1,9 +1,12 @@
 """From tasks to a credited batch: padding by masks, the right policy, and what is measured."""
 
 import math
+import statistics
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from retrain.advantages.baselines import Grpo
 from retrain.advantages.pipeline import TransformPipeline
@@ -88,6 +91,33 @@ def test_what_is_measured_matches_a_hand_count():
     assert metrics["advantage/max_abs"] == 0.5
     assert metrics["entropy/mean"] == pytest.approx(0.25)
     assert metrics["tokens/generated"] == 12
+
+
+def measured(*groups):
+    batch = collate(groups, pad_id=0, mask_truncated=False)
+    nothing = batch.loss_mask * 0.0
+    return measure(groups, batch, Credit(advantages=nothing, uncertainty=nothing))
+
+
+def test_duplicates_are_equal_token_for_token_and_within_their_group():
+    """Padding does not make them equal, nor does another group: rows 0, 2 and 3 of the first group are the same."""
+    same = group([1], completion([7, 0]), completion([7]), completion([7, 0]), completion([7, 0]))
+    other = group([1], completion([7, 0]), completion([7]), completion([7, 0, 0]), completion([0, 7]))
+    assert measured(same, other)["completion/duplicate_rate"] == 3 / 8
+    assert measured(other)["completion/duplicate_rate"] == 0.0
+    assert measured(group([1], completion([7]), completion([7])))["completion/duplicate_rate"] == 1.0
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.none() | st.floats(-2, 2)), min_size=2, max_size=12))
+def test_the_correlation_of_reward_and_length_is_pearsons_over_scored_completions(drawn):
+    metrics = measured(group([1], *(completion([3] * n) for n, _ in drawn), rewards=[reward for _, reward in drawn]))
+    lengths = [n for n, reward in drawn if reward is not None]
+    rewards = [reward for _, reward in drawn if reward is not None]
+    if not rewards or max(rewards) - min(rewards) <= 1e-6 or len(set(lengths)) == 1:
+        assert "reward/length_correlation" not in metrics
+    else:
+        assert metrics["reward/length_correlation"] == pytest.approx(statistics.correlation(lengths, rewards), abs=1e-9)
+        assert -1 <= metrics["reward/length_correlation"] <= 1
 
 
 def test_a_step_without_any_reward_invents_none():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from retrain import manual, registry
+from retrain import health, manual, registry, resuming
 from retrain.advantages import baselines, pipeline, signals
 from retrain.advantages.entropy_mask import EntropyMask
 from retrain.advantages.grams import GRAMS
@@ -314,7 +314,7 @@ def test_every_python_block_compiles(document):
 def test_every_command_is_one_and_its_arguments_compose(document, tmp_path, monkeypatch):
     in_a_folder(document, tmp_path, monkeypatch)
     for line in "".join(blocks(document, "bash")).splitlines():
-        words = shlex.split(line, comments=True)
+        words = shlex.split(line.removesuffix(" &"), comments=True)
         if not words or words[0] != "retrain":
             continue
         verb, *arguments = words[1:] if words[1] in COMMANDS else ["train", *words[1:]]
@@ -324,6 +324,27 @@ def test_every_command_is_one_and_its_arguments_compose(document, tmp_path, monk
         assert config.endswith(".toml"), line
         if (tmp_path / config).exists():
             compose(Path(config), [word for word in rest if word not in ("--all", "--json")], cwd=tmp_path)
+
+
+def test_every_rule_of_health_is_in_the_troubleshooting_table_and_has_its_advice():
+    names = [rule.name for rule in health.rules(schema.RunConfig())]
+    assert [row["rule"] for row in table("troubleshooting", "rule")] == [*names, "out_of_memory"]
+    assert re.findall(r"^### (\w+)$", manual.read("troubleshooting"), re.MULTILINE) == names
+    for key in schema.keys_of("health", schema.Health):
+        if key.name.startswith(("max_", "min_")):
+            [said] = [row["limit"] for row in table("troubleshooting", "rule") if key.name in row["limit"]]
+            percent = f"{100 * key.default:g} %"
+            assert f"= {key.default}" in said or f"= {percent}" in said
+
+
+def test_the_keys_that_may_change_on_resume_are_those_that_are_said_to():
+    text = " ".join(manual.read("resume").split())
+    [said] = re.findall(r"\*\*What may change\*\*: (.*?)\. Any other", text)
+    sections = re.findall(r"\[(\w+)\]", said)
+    names = set(re.findall(r"`([\w.]+)`", said))
+    one_by_one = {key for key in resuming.MAY_CHANGE if key.partition(".")[0] not in sections}
+    assert {name if "." in name else f"training.{name}" for name in names} == one_by_one
+    assert {key.partition(".")[0] for key in resuming.MAY_CHANGE - one_by_one} == set(sections)
 
 
 def test_the_plugin_of_the_manual_does_what_it_says(tmp_path, monkeypatch):

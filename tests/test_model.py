@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from retrain import model
+from retrain import hub, model
 from tests.models import MAKERS, config_of, refusal
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def test_loading_writes_nothing_to_the_terminal(folders: dict[str, Path], capfd:
 
 def test_names_that_are_no_model_are_refused(tmp_path: Path):
     def said(name: str) -> str:
-        return refusal(lambda: model.locate(config_of(name).model))
+        return refusal(lambda: hub.locate(config_of(name).model))
 
     assert "has no config.json" in said(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from retrain import model, tiny
+from retrain import hub, model, tiny
 from tests.models import config_of, make_qwen2, refusal
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def test_no_network_is_said_at_once(empty_cache: Path, no_network: list[Any]):
 
 def test_a_hub_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch, empty_cache: Path):
     """A socket that accepts and is silent, as behind some firewalls."""
-    monkeypatch.setattr(model, "HUB_SECONDS", 0.5)
+    monkeypatch.setattr(hub, "HUB_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}/config.json"
         monkeypatch.setattr("huggingface_hub.hf_hub_url", lambda *args, **kwargs: address)

@@ -12,7 +12,7 @@ import pytest
 from retrain import store
 from retrain.config.schema import RunConfig
 from retrain.errors import ConfigError, Interrupted, RunError
-from retrain.store import RunRecord, RunStore
+from retrain.store import RunLock, RunRecord, RunStore
 
 NOW = dt.datetime(2026, 11, 23, 4, 5, 6, tzinfo=dt.UTC)
 
@@ -23,7 +23,7 @@ def record(**changes):
 
 def opened(directory, **changes):
     directory.mkdir(exist_ok=True)
-    return RunStore.open(directory, RunConfig(), record(**changes))
+    return RunStore(directory, RunConfig(), record(**changes), RunLock.take(directory))
 
 
 def test_a_run_without_a_log_dir_goes_under_outputs_by_name_and_time():
@@ -93,6 +93,8 @@ def test_metrics_are_appended_and_read_back_without_a_torn_line(tmp_path):
         handle.write('{"step": 3, "rew')
     lines = store.read_metrics(tmp_path / "run")
     assert [(line["step"], line["reward/mean"]) for line in lines] == [(1, 0.25), (2, 0.5)]
+    assert store.steps_done(tmp_path / "run") == 2
+    held.update()
     assert RunRecord.read(tmp_path / "run").steps_done == 2
 
 
@@ -117,6 +119,16 @@ def test_cutting_back_forgets_later_steps_and_the_torn_line(tmp_path):
     held.append_metrics(3, {"reward/mean": 0.9})
     assert [line["step"] for line in store.read_metrics(tmp_path / "run")] == [1, 2, 3]
     assert sorted(p.name for p in rollouts.iterdir()) == ["step-1.parquet", "step-2.parquet"]
+
+
+def test_cutting_back_to_the_start_forgets_the_evaluation_before_the_first_step_too(tmp_path):
+    held = opened(tmp_path / "run")
+    held.append_metrics(0, {"eval/score": 0.2})
+    held.append_metrics(1, {"reward/mean": 0.3})
+    held.cut_back(1)
+    assert [line["step"] for line in store.read_metrics(tmp_path / "run")] == [0, 1]
+    held.cut_back(0)
+    assert store.read_metrics(tmp_path / "run") == []
 
 
 def test_a_record_knows_whether_its_process_lives(tmp_path):

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
+from peft import PeftModel
 
-from retrain import checkpoint, registry
+from retrain import checkpoint, estimate, registry
 from retrain.backends.options import LocalOptions
 from retrain.batches import Batches
-from retrain.errors import RunError
-from retrain.events import CheckpointSaved, Phase, StepDone, Warned
+from retrain.bookkeeping import Bookkeeper
+from retrain.engines.shadow import memory_bytes
+from retrain.evaluate import Best, Evaluator
+from retrain.events import Phase, Warned
 from retrain.layout import Layout
 from retrain.model import ChatTokenizer, load_policy, pick_device
-from retrain.trainer import Trainer, grpo_config
+from retrain.trainer import Trainer
+from retrain.trl_arguments import grpo_config
 from retrain.types import Engine, Job, RunResult, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from peft import PeftModel
+    from peft import LoraConfig
     from transformers import PreTrainedModel
 
     from retrain.config.schema import RunConfig
 
 
-log = logging.getLogger(__name__)
+MEASURED_PROMPTS = 64  # the longest by characters are measured in tokens
 
 
 class LocalBackend:
@@ -74,65 +77,75 @@ class LocalBackend:
             on_gpu=not on_cpu,
             skip=config.algorithm.skips_zero_rows,
         )
+        self.engine.beat = job.beat
+        longest = longest_prompt(job)
+        self._warn_of_memory(job, longest)
+        books = Bookkeeper(job, store, Evaluator(job, self.engine), lambda best: self._keep_best(job, store, best))
         trainer = Trainer(
             model=self.policy,
             args=grpo_config(config, scratch=store.dir / "checkpoints", on_cpu=on_cpu),
             tokenizer=self.tokenizer.hf,
             source=Batches(job, self.engine, store),
             layout=layout,
-            record=lambda step, metrics: self._record(job, store, step, metrics),
-            checkpoints=store.dir / "checkpoints",
-            saved=lambda folder: self._saved(job, folder),
+            books=books,
+            store=store,
+            signals=job.signals,
+            beat=job.beat,
             exact=self.policy.dtype in (torch.float32, torch.float64),
+            worst_case=None if on_cpu else (longest, config.training.max_tokens),
         )
         if trainer.aux_loss_enabled and layout.skip:
             job.emit(Warned(message="this mixture of experts has a balancing loss: no completion is skipped"))
-            trainer.layout = replace(layout, skip=False)
+            trainer.accumulator.layout = replace(layout, skip=False)
         try:
-            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-        except OSError as error:
-            raise RunError(f"{store.dir} cannot be written: {error}") from error
+            trainer.fit(resume_from)
+            artifact = self._publish(job, store)
         finally:
             self.engine.stop()
-        artifact = self._publish(job, store)
         return RunResult(dir=store.dir, steps=trainer.state.global_step, artifact=artifact)
 
-    @staticmethod
-    def _record(job: Job, store: Store, step: int, metrics: Mapping[str, float]) -> None:
-        store.append_metrics(step, metrics)
-        job.emit(StepDone(step=step, max_steps=job.config.training.max_steps, metrics=metrics))
+    def _warn_of_memory(self, job: Job, longest: int) -> None:
+        """Say beforehand what will probably not fit: a CPU's memory gives no second chance."""
+        total = memory_bytes(self.device)
+        needed = estimate.memory(job.config, gpu=self.device.type != "cpu", device_bytes=total, prompt_tokens=longest)
+        if problem := estimate.fits(needed, total):
+            job.emit(Warned(message=str(problem)))
 
-    @staticmethod
-    def _saved(job: Job, folder: Path) -> None:
-        checkpoint.prune(folder.parent, job.config.training.keep_checkpoints)
-        log.info("saved %s", folder)
-        job.emit(CheckpointSaved(path=folder))
+    def _keep_best(self, job: Job, store: Store, best: Best) -> None:
+        """Write the weights as they are to adapter-best, or model-best, in one move."""
+        name = "adapter-best" if job.config.model.lora_rank else "model-best"
+        with checkpoint.publishing(store.dir / name) as aside:
+            self._save(aside, job.config, steps=best.step)
+            (aside / "best.json").write_text(json.dumps(asdict(best)) + "\n", encoding="utf-8")
 
     def _publish(self, job: Job, store: Store) -> Path:
         """Write the result into the run, and to `backend.adapter_path` in one move."""
         job.emit(Phase(name="save"))
         final = store.dir / ("adapter" if job.config.model.lora_rank else "model")
-        aside = final.with_name(f".{final.name}.partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        self._save(aside, job.config)
-        checkpoint.replace_folder(aside, final)
+        with checkpoint.publishing(final) as aside:
+            self._save(aside, job.config, steps=job.config.training.max_steps)
         if job.config.backend.adapter_path:
             copy = Path(job.config.backend.adapter_path).expanduser()
-            beside = copy.with_name(f".{copy.name}.partial")
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(beside, ignore_errors=True)
-            shutil.copytree(final, beside)
-            checkpoint.replace_folder(beside, copy)
+            with checkpoint.publishing(copy) as beside:
+                shutil.copytree(final, beside, dirs_exist_ok=True)
         return final
 
-    def _save(self, folder: Path, config: RunConfig) -> None:
+    def _save(self, folder: Path, config: RunConfig, *, steps: int) -> None:
         options: dict[str, Any] = (
             # Not the embeddings: PEFT would ask the hub whether they changed.
             {"selected_adapters": ["default"], "save_embedding_layers": False} if config.model.lora_rank else {}
         )
         self.policy.save_pretrained(str(folder), **options)
         self.tokenizer.hf.save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(config), encoding="utf-8")
+        rank = cast("LoraConfig", self.policy.peft_config["default"]).r if isinstance(self.policy, PeftModel) else 0
+        (folder / "README.md").write_text(model_card(config, rank=rank, steps=steps), encoding="utf-8")
+
+
+def longest_prompt(job: Job) -> int:
+    """Tokens of the longest prompt that may come, among those with the most characters."""
+    held_out = job.held_out.tasks if job.held_out else ()
+    by_length = sorted(chain(job.data, held_out), key=lambda task: -sum(len(m["content"]) for m in task.prompt))
+    return max(len(job.tokenizer.encode_prompt(task.prompt)) for task in by_length[:MEASURED_PROMPTS])
 
 
 def see_only(device: torch.device) -> torch.device:
@@ -143,10 +156,11 @@ def see_only(device: torch.device) -> torch.device:
     return torch.device("cuda", 0)
 
 
-def model_card(config: RunConfig) -> str:
-    """What the folder holds and how it came to be, in the hub's format."""
-    kind = f"LoRA adapter of rank {config.model.lora_rank}" if config.model.lora_rank else "fully fine-tuned model"
-    library = "peft" if config.model.lora_rank else "transformers"
+def model_card(config: RunConfig, *, rank: int, steps: int) -> str:
+    """What the folder holds and how it came to be, in the hub's format; rank 0: no adapter."""
+    kind = f"LoRA adapter of rank {rank}" if rank else "fully fine-tuned model"
+    library = "peft" if rank else "transformers"
+    start = [f"It started from the adapter `{config.model.adapter}`."] if config.model.adapter else []
     algorithm, training = config.algorithm, config.training
     lines = [
         "---",
@@ -159,8 +173,9 @@ def model_card(config: RunConfig) -> str:
         "",
         f"Trained with retrain on `{config.data.source}`:",
         f"{algorithm.advantage_mode} + {algorithm.transform_mode}, loss {algorithm.loss_type},",
-        f"{training.max_steps} steps of {training.batch_size} × {training.group_size} completions,",
+        f"{steps} steps of {training.batch_size} × {training.group_size} completions,",
         f"learning rate {training.lr:g}, seed {training.seed}.",
+        *start,
         "",
         "The whole configuration is `config.toml` of the run; `retrain config.toml` repeats it.",
         "",

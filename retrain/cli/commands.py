@@ -51,6 +51,20 @@ Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those 
           errors as JSON on stderr""",
         module="explain",
     ),
+    "fetch": Command(
+        usage="retrain fetch [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--json]",
+        summary="download what a run reads, for machines without network",
+        details="""\
+The model with its tokenizer, the adapter to start from, the data and that of [eval], into the caches that a run reads
+(HF_HOME says where). Says of each whether it was there already, or how much was downloaded. What cannot be had is
+listed at the end, and the exit code is 1. Afterwards the run works with HF_HUB_OFFLINE=1.
+
+Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those of a run.
+
+--json    one JSON document on stdout: items, each with kind, name, state ("local", "already there" or "downloaded"),
+          bytes, place and note; errors as JSON on stderr""",
+        module="fetch",
+    ),
     "init": Command(
         usage="retrain init [--template NAME] [--output FILE] [--list]",
         summary="write a commented TOML to start from",
@@ -89,11 +103,80 @@ With CONFIG.toml: also the modules of your own that it names. Nothing is importe
               "module"), where, target, summary and options (null: not known without importing it)""",
         module="plugins",
     ),
+    "status": Command(
+        usage="retrain status [RUN|DIR …] [--watch] [--all] [--json]",
+        summary="see what the runs here are doing, and what to do about those in trouble",
+        details=f"""\
+Without arguments: the newest 20 runs under outputs/. DIR: all runs below that folder. One RUN: more about it.
+
+--watch   show it again every 2 seconds until Ctrl-C; in a pipe, a line for each run that has moved on
+--all     every run, not only the newest 20
+--json    one JSON document on stdout: runs, newest first, all of them; errors as JSON on stderr
+
+A run is running, done, failed or interrupted; stalled when it has made no progress for health.stall_timeout seconds;
+interrupted too when its process is gone without a word (kill -9); damaged when run.json cannot be read. On another
+machine the process cannot be looked for: there a run is also stalled when it has written nothing for three minutes.
+
+A run in --json: directory, name, state, cause (likely cause of trouble; "": none), phase, phase_seconds, steps_done,
+max_steps, reward, correct_rate (both of the last step), eval_score, eval_step (the last held-out score), best_score,
+best_step, seconds_per_step, eta_seconds, started, ended (unix seconds), exit_reason, problems (health rules that are
+broken now: rule, step, message, hint, evidence, until), stacks (a file in directory), commands (what to type next).
+What is not known is null or "".
+
+{RUN_REFERENCES}""",
+        module="status",
+    ),
     "resume": Command(
-        usage="retrain resume RUN",
+        usage="retrain resume RUN [OVERRIDE …] [--FLAG VALUE …]",
         summary="go on with a run that was interrupted or failed, in place",
-        details=RUN_REFERENCES,
+        details=f"""\
+Goes on from the newest whole checkpoint, with the config that the run was started with. Overrides and flags may change
+what no step depends on: the length (--max-steps, also of a finished run), saving, logging and health.
+`retrain CONFIG.toml --resume RUN` is the same with the TOML's values. More: retrain man resume
+
+{RUN_REFERENCES}""",
         module="resume",
+    ),
+    "eval": Command(
+        usage="retrain eval RUN|ADAPTER|MODEL [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--test] [--json]",
+        summary="score a finished run, an adapter or a base model on problems it was not trained on",
+        details=f"""\
+RUN       its final adapter, with its own config; the score is the last eval/score of its metrics.jsonl
+ADAPTER   a folder with adapter_config.json, on the model that it names, or the one that CONFIG.toml names
+MODEL     a folder, a hub id such as Qwen/Qwen3-0.6B, or builtin:tiny
+
+CONFIG.toml and overrides say what to score on and how: the held-out part of [data], or the source of [eval]. A RUN,
+and an ADAPTER inside one, need none; another ADAPTER and a MODEL need one of them: data=gsm8k, or CONFIG.toml.
+The same config gives the same problems and random numbers, so that two scores can be compared. What was trained on
+is counted, and refused when it is everything. A seed of -1 means the default one here.
+
+--best            RUN's best adapter by held-out score, instead of the final one
+--checkpoint N    RUN's checkpoint of step N
+--test            the whole test split of data.source, instead of the held-out part
+--eval-samples 8  more completions of each problem: gives pass@2, pass@4, pass@8
+--eval-source S   other problems; also --eval-path FILE, --eval-name, --eval-split, and any other override of a run
+--json            one JSON document on stdout: kind (run, adapter, model), weights, model, part, source, problems,
+                  trained_on (null: not known), reward, samples, temperature, top_p, max_tokens, seed, score, score_se,
+                  pass_at (k: value, se), training_reward (null: it is the reward), length_mean, truncated_rate,
+                  unscorable; errors as JSON on stderr
+
+{RUN_REFERENCES}""",
+        module="eval",
+    ),
+    "debug-batch": Command(
+        usage="retrain debug-batch FILE [--devices TEXT] [--json]",
+        summary="find what made a step's loss or gradient not finite",
+        details="""\
+FILE is RUN/debug/step-N.pt, which a run keeps when it stops for that reason. The same loss is computed again, with the
+weights and the micro-batches of then, and once more for each completion alone. What is not finite is named: inputs,
+weights, the module and the tokens of log-probabilities, the loss and gradient of completions, and of parameters.
+
+--devices TEXT   where to compute it: cpu, gpu:0 (default: as the run's config says)
+--json           one JSON document on stdout: file, step (steps done before), reason, device, dtype, first (inputs,
+                 weights, log-probabilities, loss, gradient, or "": all is finite), to_blame (rows of the batch),
+                 inputs, weights, module, logprobs, loss, grad_norm, rows, gradients; a number that is not finite is
+                 text; errors as JSON on stderr""",
+        module="debug_batch",
     ),
     "man": Command(
         usage="retrain man [TOPIC]",

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from retrain import store
+from retrain import estimate, store
 from retrain.cli import formulas
-from retrain.cli.model_size import ModelSize, measure
+from retrain.config import adapter
+from retrain.shapes import ModelSize, measure
 
 if TYPE_CHECKING:
     import datetime as dt
     from pathlib import Path
 
     from retrain.config.schema import RunConfig
+    from retrain.estimate import Memory
 
 TOKEN_BYTES = 16  # id, log-probability, entropy, advantage: four bytes each, of which compression takes little
 TEXT_BYTES = 4  # a token's text, about
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFacts:
+    """The adapter that training starts from, where it is on this machine."""
+
+    folder: str
+    rank: int
+    alpha: float
+    target_modules: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +48,8 @@ class Derived:
     rollout_bytes_at_most: int
     pipeline: list[str]
     model: ModelSize
+    adapter: AdapterFacts | None
+    memory: Memory
     run_directory: Path
 
 
@@ -59,8 +74,32 @@ def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
         rollout_bytes_at_most=kept * tokens * (TOKEN_BYTES + TEXT_BYTES),
         pipeline=formulas.pipeline(config),
         model=measure(config),
+        adapter=starting_adapter(config),
+        memory=estimate.memory(config, device_bytes=memory_of_this_machine(config)),
         run_directory=store.planned_directory(config, name, now),
     )
+
+
+def starting_adapter(config: RunConfig) -> AdapterFacts | None:
+    """Return the shape of `model.adapter`, which wins over the keys of a new one; None: a new one, or none."""
+    folder = adapter.find(config.model.adapter) if config.model.adapter else None
+    if folder is None or adapter.not_an_adapter(folder):
+        return None
+    facts = adapter.read(folder)
+    targets = facts.target_modules
+    return AdapterFacts(
+        folder=str(folder),
+        rank=facts.rank,
+        alpha=facts.alpha,
+        target_modules=targets if isinstance(targets, str) else ",".join(sorted(targets)),
+    )
+
+
+def memory_of_this_machine(config: RunConfig) -> int | None:
+    """Return the memory that a run on the CPU has; None on a GPU, which only a tensor library could ask."""
+    if estimate.on_gpu(config.backend.devices):
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def skipping(config: RunConfig) -> tuple[bool, str]:

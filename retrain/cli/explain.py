@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from retrain.config import Composed
     from retrain.config.origins import Origin
+    from retrain.estimate import Memory
 
 DEFAULT_CONFIG = Path("retrain.toml")
 
@@ -75,6 +76,7 @@ def text(composed: Composed, derived: Derived, problems: Sequence[Problem], *, e
     parts.append("\n".join(key_lines(composed, everything=everything)))
     parts.append("\n".join(["Pipeline:", *(f"  {line}" for line in derived.pipeline)]))
     parts.append("\n".join(fact_lines(derived)))
+    parts.append("\n".join(memory_lines(derived.memory)))
     if found := list(cautions(composed.config)):
         folded = [textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ") for line in found]
         parts.append("\n".join(["Look twice:", *folded]))
@@ -110,11 +112,33 @@ def fact_lines(derived: Derived) -> list[str]:
         if model.trainable != model.parameters:
             trained = f"the adapter trains {model.trainable:,} ({share} of that)"
         size = f"{model.parameters:,} parameters ({model.architecture}); {trained}"
+    start = derived.adapter
+    started = (
+        []
+        if start is None
+        else [f"Adapter:    {start.folder}: rank {start.rank}, alpha {start.alpha:g}, {start.target_modules}"]
+    )
     return [
         f"Model:      {size}",
+        *started,
         f"Disk:       rollouts take at most about {bytes_text(derived.rollout_bytes_at_most)}",
         f"Directory:  {derived.run_directory}",
     ]
+
+
+def memory_lines(memory: Memory) -> list[str]:
+    """Return what each phase takes, the largest parts first, those under a hundredth left out."""
+    if not memory.phases:
+        return [f"Memory:     {memory.note}"]
+    place = "a GPU" if memory.device == "gpu" else "the CPU"
+    lines = [
+        f"Memory on {place} in {memory.dtype}, prompts of {memory.prompt_tokens} tokens, completions at their longest:"
+    ]
+    for phase in memory.phases:
+        large = [part for part in phase.components if part.bytes >= phase.bytes / 100]
+        parts = ", ".join(f"{part.name} {bytes_text(part.bytes)}" for part in large)
+        lines.append(f"  {phase.name:<9} {bytes_text(phase.bytes):>9}  {parts}")
+    return lines
 
 
 def value_of(composed: Composed, dotted: str) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from retrain import __version__
 from retrain.cli.commands import COMMANDS, command_help, general_help
-from retrain.errors import ConfigError, Problem, RetrainError, nearest
+from retrain.errors import ConfigError, Interrupted, Problem, RetrainError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = dispatch(arguments)
         sys.stdout.flush()
+    except Interrupted as stopped:
+        print(f"interrupted: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except RetrainError as error:
         show_error(error, as_json="--json" in arguments)
         return error.exit_code

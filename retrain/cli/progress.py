@@ -12,7 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from retrain.events import CheckpointSaved, Event, Phase, RunStarted, StepDone, Warned
+from retrain.events import CheckpointSaved, Diagnosed, Evaluated, Event, Phase, RunStarted, StepDone, Warned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,7 +40,8 @@ class Pace:
         self.steps: deque[Mapping[str, float]] = deque(maxlen=WINDOW)
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        self.steps.append(metrics)
+        if "time/total" in metrics:  # a line of step 0 has a held-out score and no step
+            self.steps.append(metrics)
 
     def total(self, key: str) -> float:
         return sum(step.get(key, 0.0) for step in self.steps)
@@ -71,6 +72,20 @@ def facts(metrics: Mapping[str, float], pace: Pace) -> str:
     if shares := pace.shares():
         found.append(" ".join(f"{phase} {share:.0%}" for phase, share in shares.items()))
     return " · ".join(found)
+
+
+def evaluated_line(event: Evaluated) -> str:
+    """Return what a held-out score is shown as, with its standard error."""
+    metrics, error = event.metrics, ""
+    if "eval/score_se" in metrics:
+        error = f" ± {metrics['eval/score_se']:.3f}"
+    score = f"held-out {metrics['eval/score']:.3f}{error}" if "eval/score" in metrics else "nothing could be scored"
+    return f"step {event.step}: {score}"
+
+
+def problem_line(event: Diagnosed) -> str:
+    """Return what a broken rule of health is shown as."""
+    return f"problem at step {event.step}: {event.message}; {event.hint}"
 
 
 class View(Protocol):
@@ -223,6 +238,10 @@ class Watch:
             case StepDone():
                 self.pace.add(event.metrics)
                 self._show(lambda view: view.step(event, self.pace))
+            case Evaluated():
+                self._show(lambda view: view.say(evaluated_line(event)))
+            case Diagnosed():
+                self._show(lambda view: view.say(problem_line(event)))
             case CheckpointSaved():
                 pass  # seen in the run directory; a line for each would drown the steps
             case Warned():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from retrain.cli.flags import one_run
-from retrain.cli.references import find_run
 from retrain.cli.train import watched
+from retrain.references import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,12 @@ def main(arguments: Sequence[str]) -> int:
         ConfigError: no such run, or one that cannot be resumed.
         RunError, Interrupted: as for a run.
     """
-    run_dir = find_run(one_run("resume", arguments))
+    overrides = arguments[1:]
+    if overrides and not overrides[0].startswith(("-", "~", "+")) and "=" not in overrides[0]:
+        one_run("resume", arguments)
+    run_dir = find_run(one_run("resume", arguments[:1]))
     from retrain import run
+    from retrain.config import compose
 
-    return watched(lambda emit: run.resume(run_dir, emit=emit))
+    composed = compose(run_dir / "config.toml", overrides) if overrides else None
+    return watched(lambda emit: run.resume(run_dir, composed, emit=emit))

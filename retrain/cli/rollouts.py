@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrain.cli.flags import parse
-from retrain.cli.references import find_run
 from retrain.errors import ConfigError, Problem, nearest
+from retrain.references import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -156,16 +156,16 @@ def read(run_dir: Path, step: int | None) -> tuple[list[Row], int]:
     Raises:
         ConfigError: that step is not on disk; the message says which are.
     """
-    from retrain.store import read_rollouts, rollout_steps
+    from retrain import rollouts
 
-    steps = rollout_steps(run_dir)
+    steps = rollouts.steps(run_dir)
     if not steps:
         raise ConfigError(why_none(run_dir))
     if step is None:
         step = steps[-1]
     if step not in steps:
         raise ConfigError(f"{run_dir} has no completions of step {step}; it has those of steps {spans(steps)}")
-    rows = read_rollouts(run_dir, step)
+    rows = rollouts.read(run_dir, step)
     for row in rows:
         for column in LATER_COLUMNS:
             row.setdefault(column, None)

@@ -1,4 +1,4 @@
-"""What a run came to: did it learn, is anything wrong, where everything is, what to type next."""
+"""What a run came to: did it learn, was anything wrong, where everything is, what to type next."""
 
 from __future__ import annotations
 
@@ -93,28 +93,37 @@ def verdict(metrics: Sequence[dict[str, float]]) -> str:
     return f"{words}: {span}\n({test}; steps taken as independent)"
 
 
-def troubles(metrics: Sequence[dict[str, float]]) -> list[str]:
-    """Name what looks wrong over the last fifth of the steps, each with what to do about it."""
-    last = metrics[-max(1, len(metrics) // 5) :]
+def held_out(metrics: Sequence[dict[str, float]], best: dict[str, float] | None) -> list[str]:
+    """Say what the held-out score was at its first and its last evaluation, and the score on the test split."""
+    scored = [line for line in metrics if "eval/score" in line]
+    lines = []
+    if scored:
+        first, last = scored[0], scored[-1]
+        text = f"held-out {last['eval/score']:.3f}{_error(last, 'eval/score_se')} at step {last['step']:.0f}"
+        if len(scored) > 1:
+            text += f", {first['eval/score']:.3f}{_error(first, 'eval/score_se')} at step {first['step']:.0f}"
+        if best is not None and best["step"] != last["step"]:
+            text += f"; best {best['score']:.3f} at step {best['step']:.0f}"
+        if "eval/gap" in last:
+            text += f"; train minus held-out {last['eval/gap']:+.3f}"
+        lines.append(text)
+    lines += [
+        f"test {line['test/score']:.3f}{_error(line, 'test/score_se')}" for line in metrics if "test/score" in line
+    ]
+    return lines
 
-    def mean(key: str, default: float) -> float:
-        values = [line[key] for line in last if key in line]
-        return statistics.fmean(values) if values else default
 
-    found = []
-    if (cut := mean("completion/truncated_rate", 0.0)) > 0.5:
-        found.append(f"{cut:.0%} of the last completions were cut at max_tokens: raise --max-tokens")
-    unscorable = mean("reward/unscorable", 0.0)
-    if (informative := mean("groups/informative", 1.0)) < 0.1 and unscorable < 0.9:
-        wrong, right = mean("groups/all_wrong", 0.0), mean("groups/all_correct", 0.0)
-        advice = "take harder problems" if right > wrong else "take easier problems, or a larger --group-size"
-        found.append(
-            f"only {informative:.0%} of the last groups had something to learn from "
-            f"({wrong:.0%} all wrong, {right:.0%} all correct): {advice}"
-        )
-    if unscorable > 0:
-        found.append(f"{unscorable:.0%} of the last completions could not be scored: see `error` in the rollouts")
-    return found
+def _error(line: dict[str, float], key: str) -> str:
+    return f" ± {line[key]:.3f}" if key in line else ""
+
+
+def problems(record: RunRecord) -> list[str]:
+    """Return a line for each rule of health that was broken: what, when, and what to do about it."""
+    lines = []
+    for problem in record.problems:
+        until = f" to {problem['until']}" if problem["until"] is not None else ""
+        lines.append(f"problem at step {problem['step']}{until}: {problem['message']}; {problem['hint']}")
+    return lines
 
 
 def summarise(run_dir: Path) -> str:
@@ -124,7 +133,7 @@ def summarise(run_dir: Path) -> str:
     state = "interrupted" if record.state == "running" else record.state  # ended before it could say so
     lines = ["", f"{record.name}: {state}, {record.steps_done} of {record.max_steps} steps{spent}"]
     lines.append(textwrap.indent(verdict(metrics), "  "))
-    lines += [f"  warning: {trouble}" for trouble in troubles(metrics)] if metrics else []
+    lines += [f"  {line}" for line in [*held_out(metrics, record.best), *problems(record)]]
     lines += ["", *places(run_dir, record)]
     lines += ["", "next:", *next_commands(run_dir, record), ""]
     return "\n".join(lines)
@@ -132,16 +141,20 @@ def summarise(run_dir: Path) -> str:
 
 def places(run_dir: Path, record: RunRecord) -> list[str]:
     """Return where a run's things are, those that there are."""
+    best = [path for name in ("adapter-best", "model-best") if (path := run_dir / name).is_dir()]
+    stacks = run_dir / "stacks.txt"
     named = [
         ("run", run_dir),
         (
             "model" if record.artifact.endswith("model") else "adapter",
             Path(record.artifact) if record.artifact else None,
         ),
+        ("best", best[0] if best else None),
         ("completions", run_dir / "rollouts"),
         ("checkpoints", run_dir / "checkpoints"),
         ("plots", run_dir / "plots"),
         ("log", run_dir / "log.txt"),
+        ("stacks", stacks if stacks.exists() and stacks.stat().st_size else None),  # empty while nothing stalls
     ]
     return [f"  {name:<12} {shown(path)}" for name, path in named if path is not None and path.exists()]
 
@@ -156,6 +169,8 @@ def next_commands(run_dir: Path, record: RunRecord) -> list[str]:
     """Return what to type next: look, repeat, or go on."""
     run, retrain = shown(run_dir), program()
     commands = [] if record.state == "done" else [(f"{retrain} resume {run}", "go on where it stopped")]
+    if kept := sorted((run_dir / "debug").glob("step-*.pt"), key=lambda file: file.stat().st_mtime):
+        commands.append((f"{retrain} debug-batch {shown(kept[-1])}", "which completion and which weight failed"))
     if record.tracking_uri != "none":
         commands.append((f"{retrain} ui {run}", "its curves and completions in the tracker"))
     if (run_dir / "rollouts").exists():

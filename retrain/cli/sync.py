@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from retrain.cli import extras
 from retrain.cli.flags import one_run
-from retrain.cli.references import find_run
+from retrain.references import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from retrain.cli import extras
 from retrain.cli.flags import parse
-from retrain.cli.references import find_run
 from retrain.errors import ConfigError
+from retrain.references import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

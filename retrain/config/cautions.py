@@ -34,6 +34,13 @@ def cautions(config: RunConfig) -> Iterator[str]:
                 f"gtpo's beta = {step.options.beta:g}: weights of the surest tokens are clamped at 0, and a "
                 "completion's mean advantage changes. Up to 1 neither happens"
             )
+    wanted, data = config.eval, config.data
+    on_test = (wanted.source, wanted.name) == (data.source, data.name) and wanted.split in ("", "test")
+    if wanted.final_test and wanted.keep_best and on_test:
+        yield (
+            f'eval.source = "{wanted.source}" evaluates on the test split while the run trains: adapter-best is chosen '
+            "by it, and test/score tells nothing new. Leave source out, or final_test"
+        )
     if algorithm.importance_sampling_level == "sequence" and algorithm.loss_type in WHOLE_COMPLETIONS:
         yield (
             f'importance_sampling_level = "sequence" with loss_type = "{algorithm.loss_type}": long completions weigh '

@@ -12,29 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrain import registry
-from retrain.config import check_transforms, values
-from retrain.config.origins import DEFAULT
+from retrain.config import adapter, check_eval, check_transforms, values
+from retrain.config.rules import problem, source_has_keys, unused
 from retrain.config.schema import KEYS, keys_of
 from retrain.errors import Problem, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from retrain.config.compose import Composed
-
-    Rule = Callable[[Composed], Iterator[Problem]]
+    from retrain.config.rules import Rule
 
 TINY = "builtin:tiny"
 CLIPPED = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """Losses that clip the ratio on both sides (TRL's `GRPOTrainer._compute_loss`)."""
 
-DATA_KEYS = {  # what a built-in source reads of [data], beside its prompts' texts
-    "math": ("name", "split"),
-    "gsm8k": ("split",),
-    "arithmetic": ("name", "split"),
-    "jsonl": ("path", "prompt_key", "answer_key"),
-    "hf": ("name", "split", "prompt_key", "answer_key"),
-}
 OWN_REWARD = {"math": "math", "gsm8k": "math", "arithmetic": "match", "jsonl": "math", "hf": "math"}
 
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
@@ -43,27 +35,7 @@ _DEVICE = re.compile(r"auto|cpu|(?:(?:gpu|cuda):)?\d+")
 
 def check(composed: Composed) -> list[Problem]:
     """Return what is wrong between the keys of a composed config."""
-    return [problem for rule in (*RULES, *check_transforms.RULES) for problem in rule(composed)]
-
-
-def _value(composed: Composed, dotted: str) -> Any:
-    section, _, name = dotted.partition(".")
-    return getattr(getattr(composed.config, section), name)
-
-
-def _is_set(composed: Composed, dotted: str) -> bool:
-    return _value(composed, dotted) != KEYS[dotted].default
-
-
-def _problem(composed: Composed, dotted: str, message: str, hint: str) -> Problem:
-    """Describe what is wrong with a key's value, where the value was given."""
-    shown = values.show(_value(composed, dotted), dotted)
-    return composed.origins.get(dotted, DEFAULT).problem(f"{dotted} = {shown} {message}", hint, dotted)
-
-
-def _unused(composed: Composed, dotted: str, why: str, hint: str) -> Iterator[Problem]:
-    if _is_set(composed, dotted):
-        yield _problem(composed, dotted, f"has no effect: {why}", hint)
+    return [found for rule in (*RULES, *check_transforms.RULES, *check_eval.RULES) for found in rule(composed)]
 
 
 # --- model --------------------------------------------------------------------------------------------------------
@@ -75,7 +47,7 @@ def model_exists(composed: Composed) -> Iterator[Problem]:
     if name == TINY:
         return
     if name.startswith("builtin:"):
-        yield _problem(
+        yield problem(
             composed, "model.model", f'is not in the package; did you mean "{TINY}"?', "the only model inside is tiny"
         )
         return
@@ -83,7 +55,7 @@ def model_exists(composed: Composed) -> Iterator[Problem]:
     if path.is_dir():
         return
     if path.is_file():
-        yield _problem(
+        yield problem(
             composed,
             "model.model",
             "is a file, a folder with config.json and weights is needed",
@@ -94,9 +66,9 @@ def model_exists(composed: Composed) -> Iterator[Problem]:
         near = nearest(path.name, siblings)
         question = f'; did you mean "{Path(name).parent / near}"?' if near else ""
         hint = f"folders there: {', '.join(siblings[:8])}" if siblings else "a hub id is written org/name"
-        yield _problem(composed, "model.model", f"is a folder that does not exist{question}", hint)
+        yield problem(composed, "model.model", f"is a folder that does not exist{question}", hint)
     elif not _HUB_ID.fullmatch(name):
-        yield _problem(composed, "model.model", "is neither a folder nor a hub id", 'a hub id is written "org/name"')
+        yield problem(composed, "model.model", "is neither a folder nor a hub id", 'a hub id is written "org/name"')
 
 
 def _looks_local(name: str, path: Path, cwd: Path) -> bool:
@@ -107,7 +79,7 @@ def revision_is_of_the_hub(composed: Composed) -> Iterator[Problem]:
     """Only models of the hub have revisions."""
     name = composed.config.model.model
     if name.startswith("builtin:") or (composed.cwd / Path(name).expanduser()).is_dir():
-        yield from _unused(composed, "model.revision", f"{name} is not on the hub", "leave revision out")
+        yield from unused(composed, "model.revision", f"{name} is not on the hub", "leave revision out")
 
 
 def full_training_is_meant(composed: Composed) -> Iterator[Problem]:
@@ -117,17 +89,38 @@ def full_training_is_meant(composed: Composed) -> Iterator[Problem]:
         return
     if composed.origins["training.lr"].kind == "default":
         message = "trains every weight, for which the default learning rate is too high"
-        yield _problem(composed, "model.lora_rank", message, "set training.lr too, such as lr = 1e-6")
+        yield problem(composed, "model.lora_rank", message, "set training.lr too, such as lr = 1e-6")
     if config.backend.backend != "local":
-        yield _problem(composed, "model.lora_rank", "needs the local backend", 'set lora_rank, or backend = "local"')
+        yield problem(composed, "model.lora_rank", "needs the local backend", 'set lora_rank, or backend = "local"')
     if config.inference.weights == "shadow":
         message = "is a copy with the adapter merged in, and lora_rank = 0 trains no adapter"
-        yield _problem(composed, "inference.weights", message, 'try weights = "shared"')
+        yield problem(composed, "inference.weights", message, 'try weights = "shared"')
     for dotted, key in KEYS.items():
         if key.section == "lora":
-            yield from _unused(
+            yield from unused(
                 composed, dotted, "model.lora_rank = 0 trains no adapter", f"leave {key.name} out, or set lora_rank"
             )
+
+
+def adapter_fits_the_config(composed: Composed) -> Iterator[Problem]:
+    """The adapter to start from is there and can be trained, and no key asks for another shape of it."""
+    name = composed.config.model.adapter
+    if not name:
+        return
+    folder = adapter.find(name, composed.cwd)
+    if folder is None and (_looks_local(name, composed.cwd / Path(name).expanduser(), composed.cwd)):
+        hint = "an adapter of a run is RUN/adapter; a hub id is written org/name"
+        yield problem(composed, "model.adapter", "is a folder that does not exist", hint)
+    elif folder is None and not _HUB_ID.fullmatch(name):
+        yield problem(composed, "model.adapter", "is neither a folder nor a hub id", 'a hub id is written "org/name"')
+    elif folder is not None and (trouble := adapter.not_an_adapter(folder)):
+        yield problem(composed, "model.adapter", *trouble)
+    elif folder is not None:
+        for dotted, message, hint in adapter.conflicts(composed.config, adapter.read(folder)):
+            yield problem(composed, dotted, message, hint)
+    elif composed.config.model.lora_rank == 0:
+        message = "trains every weight, and model.adapter starts from an adapter"
+        yield problem(composed, "model.lora_rank", message, "leave one of them out")
 
 
 # --- algorithm ----------------------------------------------------------------------------------------------------
@@ -137,7 +130,7 @@ def scaling_is_for_grpo(composed: Composed) -> Iterator[Problem]:
     """`scale_rewards` belongs to grpo's baseline; a plugin may read it too."""
     mode = composed.config.algorithm.advantage_mode
     if mode != "grpo" and not registry.is_import_path(mode):
-        yield from _unused(
+        yield from unused(
             composed, "algorithm.scale_rewards", f'advantage_mode = "{mode}" scales by itself', 'scale_rewards = "none"'
         )
 
@@ -149,18 +142,18 @@ def clipping_fits_the_loss(composed: Composed) -> Iterator[Problem]:
     why = f'loss_type = "{loss}" does not clip by it'
     if loss == "cispo" and algorithm.clip_eps_high < 1:
         message = f"bounds the ratio itself by clip_eps_high, and {algorithm.clip_eps_high} is below 1"
-        yield _problem(composed, "algorithm.loss_type", message, "set clip_eps_high too, such as clip_eps_high = 5.0")
+        yield problem(composed, "algorithm.loss_type", message, "set clip_eps_high too, such as clip_eps_high = 5.0")
     if loss not in CLIPPED:
-        yield from _unused(composed, "algorithm.clip_eps", why, "leave clip_eps out")
-        yield from _unused(composed, "algorithm.delta", why, "leave delta out")
+        yield from unused(composed, "algorithm.clip_eps", why, "leave clip_eps out")
+        yield from unused(composed, "algorithm.delta", why, "leave delta out")
         if loss != "cispo":
-            yield from _unused(composed, "algorithm.clip_eps_high", why, "leave clip_eps_high out")
+            yield from unused(composed, "algorithm.clip_eps_high", why, "leave clip_eps_high out")
     elif 0 < algorithm.delta <= 1 + algorithm.clip_eps:
         message = f"is not above 1 + clip_eps = {1 + algorithm.clip_eps:g}, so that it would undo the clipping"
-        yield _problem(composed, "algorithm.delta", message, f"try delta = {2 * (1 + algorithm.clip_eps):g}")
+        yield problem(composed, "algorithm.delta", message, f"try delta = {2 * (1 + algorithm.clip_eps):g}")
     if loss == "vespo":
         why = "vespo weighs whole completions by itself"
-        yield from _unused(composed, "algorithm.importance_sampling_level", why, 'importance_sampling_level = "token"')
+        yield from unused(composed, "algorithm.importance_sampling_level", why, 'importance_sampling_level = "token"')
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -171,13 +164,13 @@ def warmup_ends(composed: Composed) -> Iterator[Problem]:
     training = composed.config.training
     if training.warmup_steps >= training.max_steps:
         message = f"is not below training.max_steps = {training.max_steps}: lr would never be reached"
-        yield _problem(composed, "training.warmup_steps", message, f"try warmup_steps = {training.max_steps // 10}")
+        yield problem(composed, "training.warmup_steps", message, f"try warmup_steps = {training.max_steps // 10}")
 
 
 def stop_texts_can_stop(composed: Composed) -> Iterator[Problem]:
     """An empty text would end every completion before its first token."""
     if "" in composed.config.training.stop:
-        yield _problem(
+        yield problem(
             composed,
             "training.stop",
             "holds an empty text, which ends everything at once",
@@ -193,12 +186,12 @@ def device_is_one(composed: Composed) -> Iterator[Problem]:
     devices = composed.config.backend.devices.strip()
     if "," in devices:
         first = devices.partition(",")[0].strip()
-        yield _problem(
+        yield problem(
             composed, "backend.devices", "names several devices, one is supported", f'try devices = "{first}"'
         )
     elif not _DEVICE.fullmatch(devices):
         hint = 'auto, cpu, gpu:0, cuda:0 or 0; try devices = "auto"'
-        yield _problem(composed, "backend.devices", "is not a device", hint)
+        yield problem(composed, "backend.devices", "is not a device", hint)
 
 
 def backend_takes_its_options(composed: Composed) -> Iterator[Problem]:
@@ -234,42 +227,16 @@ def _option_keys(target: str) -> dict[str, Any]:
 
 def source_has_what_it_needs(composed: Composed) -> Iterator[Problem]:
     """A source gets its file or name, and no key that it would not read."""
-    data = composed.config.data
-    if data.source == "jsonl" and not data.path:
-        yield _problem(composed, "data.source", "needs a file", 'set data.path too, such as path = "problems.jsonl"')
-    elif data.source == "jsonl":
-        yield from _file_exists(composed)
-    if data.source == "hf" and not data.name:
-        yield _problem(
-            composed, "data.source", "needs a data set", 'set data.name too, such as name = "openai/gsm8k:main"'
-        )
-    for name in ("path", "name", "split", "prompt_key", "answer_key"):
-        if data.source in DATA_KEYS and name not in DATA_KEYS[data.source]:
-            yield from _unused(
-                composed, f"data.{name}", f'source = "{data.source}" does not use it', f"leave {name} out"
-            )
-
-
-def _file_exists(composed: Composed) -> Iterator[Problem]:
-    path = Path(composed.config.data.path)
-    found = next((place / path for place in composed.places if (place / path).exists()), None)
-    if found is not None and not found.is_file():
-        yield _problem(composed, "data.path", "is a folder, a file is needed", "name the .jsonl file in it")
-    elif found is None:
-        parents = [folder for place in composed.places if (folder := (place / path).parent).is_dir()]
-        near = nearest(path.name, [p.name for folder in parents for p in folder.iterdir()])
-        question = f'; did you mean "{path.parent / near}"?' if near else ""
-        looked = " and ".join(dict.fromkeys(str((place / path).parent) for place in composed.places))
-        yield _problem(composed, "data.path", f"is no file{question}", f"looked in {looked}")
+    yield from source_has_keys(composed, "data")
 
 
 def reward_uses_its_keys(composed: Composed) -> Iterator[Problem]:
     """A deadline and workers are for the reward that can hang."""
     reward = composed.config.reward.type or OWN_REWARD.get(composed.config.data.source, "")
-    if reward not in {"match", "random"}:
+    if not {reward, composed.config.eval.reward or reward} <= {"match", "random"}:
         return
     for name in ("timeout", "workers"):
-        yield from _unused(
+        yield from unused(
             composed, f"reward.{name}", f'the reward "{reward}" needs no worker processes', f"leave {name} out"
         )
 
@@ -282,13 +249,13 @@ def wandb_keys_have_a_project(composed: Composed) -> Iterator[Problem]:
     if composed.config.logging.wandb_project:
         return
     for name in ("wandb_run_name", "wandb_entity", "wandb_group", "wandb_tags"):
-        yield from _unused(composed, f"logging.{name}", "logging.wandb_project is empty", "set wandb_project too")
+        yield from unused(composed, f"logging.{name}", "logging.wandb_project is empty", "set wandb_project too")
 
 
 def rollouts_are_kept_somehow(composed: Composed) -> Iterator[Problem]:
     """`keep_rollouts` is a word or a number of steps, as text."""
     if not re.fullmatch(r"all|none|0*[1-9]\d*", composed.config.logging.keep_rollouts):
-        yield _problem(
+        yield problem(
             composed,
             "logging.keep_rollouts",
             "is not a choice",
@@ -300,6 +267,7 @@ RULES: tuple[Rule, ...] = (
     model_exists,
     revision_is_of_the_hub,
     full_training_is_meant,
+    adapter_fits_the_config,
     scaling_is_for_grpo,
     clipping_fits_the_loss,
     warmup_ends,

@@ -181,11 +181,14 @@ def _absent_removals(plan: _Plan, given: command_line.Arguments) -> Iterator[Pro
 
 
 def _locate_data(composed: Composed) -> Composed:
-    """Make a data file beside the TOML relative to the working directory, so that the run's own TOML finds it too."""
-    data = composed.config.data
-    beside = composed.places[0] / data.path
-    if not data.path or Path(data.path).is_absolute() or composed.places[0] == composed.cwd or not beside.exists():
-        return composed
-    shown = toml.show_path(beside, composed.cwd)
-    config = replace(composed.config, data=replace(data, path=shown))
-    return replace(composed, config=config, written={**composed.written, "data.path": escape(shown)})
+    """Make data files beside the TOML relative to the working directory, so that the run's own TOML finds them too."""
+    config, written = composed.config, dict(composed.written)
+    for section in ("data", "eval"):
+        given = getattr(config, section).path
+        beside = composed.places[0] / given
+        if not given or Path(given).is_absolute() or composed.places[0] == composed.cwd or not beside.exists():
+            continue
+        shown = toml.show_path(beside, composed.cwd)
+        config = replace(config, **{section: replace(getattr(config, section), path=shown)})
+        written[f"{section}.path"] = escape(shown)
+    return replace(composed, config=config, written=written)

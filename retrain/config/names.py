@@ -23,6 +23,7 @@ SHORT_FLAGS = {
     "--devices": "backend.devices",
     "--engine": "inference.engine",
     "--adapter-path": "backend.adapter_path",
+    "--resume": "resume.path",
 }
 
 OTHER_NAMES = {  # what other programs call it; suggestions only
@@ -60,6 +61,8 @@ OTHER_NAMES = {  # what other programs call it; suggestions only
     "project": "logging.wandb_project",
     "r": "model.lora_rank",
     "rank": "model.lora_rank",
+    "eval_steps": "eval.every",
+    "resume_from_checkpoint": "resume.path",
     "save_steps": "training.save_every",
     "steps": "training.max_steps",
     "total_steps": "training.max_steps",

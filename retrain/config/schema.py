@@ -61,6 +61,7 @@ class Model:
     model: str = key("Qwen/Qwen3-4B-Instruct-2507", "hub id, local folder, or builtin:tiny", identity=True)
     revision: str = key("", "branch, tag or commit on the hub; empty: the default branch")
     local_files_only: bool = key(False, "never ask the hub: use what is in the local cache")
+    adapter: str = key("", "start from this PEFT adapter, a folder or a hub id; empty: a new one")
     lora_rank: int = key(32, "rank of the LoRA adapter; 0: train every weight, then give training.lr", low=0)
     dtype: str = key(
         "auto",
@@ -211,6 +212,7 @@ class Training:
     max_examples: int = key(0, "use only this many examples; 0: all", low=0)
     shuffle: bool = key(True, "draw a new order for each pass over the data")
     save_every: int = key(20, "steps between checkpoints; 0: only at the end", low=0)
+    save_minutes: float = key(0.0, "also save when this many minutes have passed since the last time; 0: off", low=0.0)
     keep_checkpoints: int = key(2, "how many checkpoints stay on disk", low=1)
     micro_batch_size: int = key(0, "completions in one forward pass; 0: chosen from max_tokens", low=0)
     gradient_checkpointing: str = key(
@@ -218,6 +220,24 @@ class Training:
         "recompute activations in the backward pass: less memory, more time; auto: on a GPU",
         choices=("auto", "on", "off"),
     )
+
+
+@dataclass
+class Eval:
+    """The held-out score: what the training reward alone cannot tell (docs/evaluation.md)."""
+
+    every: int = key(50, "steps between evaluations, also at the start and the end; 0: off", low=0)
+    source: str = key("", "data source; empty: a part of the training source, never trained on", registry="data")
+    path: str = key("", "jsonl: the file")
+    name: str = key("", "as data.name, for eval.source")
+    split: str = key("", "which part of eval.source; empty: its test split")
+    examples: int = key(256, "at most so many problems; 0: all of the held-out part", low=0)
+    samples: int = key(1, "completions per problem; more than one gives pass@k", low=1)
+    temperature: float = key(-1.0, "0: the likeliest token; -1: training.temperature", low=-1.0)
+    max_tokens: int = key(0, "longest completion, in tokens; 0: training.max_tokens", low=0)
+    reward: str = key("", "a stricter one shows reward hacking; empty: the training reward", registry="reward")
+    keep_best: bool = key(True, "keep the best adapter by held-out score as adapter-best")
+    final_test: bool = key(False, "score the source's own test split once, at the end")
 
 
 @dataclass
@@ -301,6 +321,32 @@ class Logging:
 
 
 @dataclass
+class Resume:
+    """Where to go on (docs/resume.md)."""
+
+    path: str = key("", "a run to go on with; auto: the newest unfinished one of this TOML, else a fresh start")
+
+
+@dataclass
+class Health:
+    """What counts as a run that goes wrong (docs/troubleshooting.md)."""
+
+    on_problem: str = key(
+        "warn", "when a rule is broken: say so, or save a checkpoint and stop", choices=("warn", "stop")
+    )
+    max_truncated_rate: float = key(0.5, "share of completions cut at max_tokens", low=0.0, high=1.0)
+    max_uninformative_steps: int = key(5, "steps in a row without a group to learn from", low=1)
+    min_entropy_ratio: float = key(0.1, "mean entropy, as a share of its start", low=0.0, high=1.0)
+    max_unchanged_steps: int = key(3, "steps in a row with a gradient that change no weight", low=1)
+    max_length_correlation: float = key(0.8, "between reward and length over a batch, either sign", low=0.0, high=1.0)
+    max_duplicate_rate: float = key(0.8, "share of completions equal to another of their group", low=0.0, high=1.0)
+    min_planning_share: float = key(
+        0.005, "share of tokens in planning phrases, while sepa or hicra is on", low=0.0, high=1.0
+    )
+    stall_timeout: float = key(1800.0, "seconds without any progress, then the stacks are written", above=0.0)
+
+
+@dataclass
 class RunConfig:
     """One run, whole."""
 
@@ -312,12 +358,15 @@ class RunConfig:
     sepa: Sepa = field(default_factory=Sepa)
     planning: Planning = field(default_factory=Planning)
     training: Training = field(default_factory=Training)
+    eval: Eval = field(default_factory=Eval)
     optimizer: Optimizer = field(default_factory=Optimizer)
     backend: Backend = field(default_factory=Backend)
     inference: Inference = field(default_factory=Inference)
     data: Data = field(default_factory=Data)
     reward: Reward = field(default_factory=Reward)
     logging: Logging = field(default_factory=Logging)
+    resume: Resume = field(default_factory=Resume)
+    health: Health = field(default_factory=Health)
 
 
 @dataclass(frozen=True, kw_only=True)

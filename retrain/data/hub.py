@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrain.data.rows import RowError, absent_everywhere, id_of, question, task_of
@@ -156,11 +157,46 @@ def _offline_without_network() -> Iterator[bool]:
     elif _hub_answers(constants.ENDPOINT):
         yield True
     else:
-        constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
-        try:
+        with _asking_nobody():
             yield False
-        finally:
-            constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = False
+
+
+@contextlib.contextmanager
+def cache_only() -> Iterator[None]:
+    """Make `datasets` read its cache, without a word about the hub that it does not ask."""
+    from datasets import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with _asking_nobody():
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextlib.contextmanager
+def _asking_nobody() -> Iterator[None]:
+    from datasets import config
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
+
+
+def cache() -> tuple[Path, int]:
+    """Return where `datasets` keeps what it has read, and the bytes of all that it and the hub keep of data sets."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    home = Path(config.HF_DATASETS_CACHE)
+    folders = [home, *Path(constants.HF_HUB_CACHE).glob("datasets--*")]
+    files = (file for folder in folders for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+    return home, sum(file.stat().st_size for file in files)
 
 
 def _hub_answers(endpoint: str) -> bool:

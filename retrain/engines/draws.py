@@ -68,10 +68,16 @@ def draw(
 
     With top_p < 1 the token comes from the renormalised nucleus, but its log-probability and the entropy stay those of
     the full distribution, which is what the loss scores.
+
+    Temperature 0 is the limit: the likeliest token, of equal ones the lowest id, whatever u and top_p are. There the
+    distribution has no log-probabilities to speak of; those returned, and the entropy, are of temperature 1.
     """
-    logp = (logits / temperature).log_softmax(-1)
+    logp = (logits / (temperature or 1.0)).log_softmax(-1)
     prob = logp.exp()
     entropies = -(prob * logp.clamp(min=torch.finfo(logp.dtype).min)).sum(-1)  # a logit of -inf: 0 · -inf is NaN
+    if temperature == 0:
+        likeliest = logits.argmax(-1, keepdim=True)  # the first of equal ones; a NaN if there is one
+        return Drawn(likeliest[:, 0], logp.gather(1, likeliest)[:, 0], entropies)
     kept = prob if top_p >= 1 else nucleus(prob, top_p)
     cumulative = kept.double().cumsum(-1)
     total = cumulative[:, -1:]

@@ -11,20 +11,24 @@ another shape may round differently in the last bit, so it takes a number within
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from retrain.engines.draws import Drawn, draw, row_keys, uniforms
 from retrain.engines.kv_cache import KvCache
 from retrain.engines.shadow import MergedShadow, memory_bytes, shadow_bytes, tensor_bytes, unmergeable
 from retrain.engines.stop_texts import StopTexts
-from retrain.errors import ConfigError, Problem, RunError
+from retrain.errors import ConfigError, NotFinite, Problem, RunError
+from retrain.estimate import SHADOW_SHARE
+from retrain.fingerprints import bit_sums
 from retrain.model import unwrap
 from retrain.types import Completion, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from jaxtyping import Bool, Float, Int
     from peft import PeftModel
@@ -34,7 +38,8 @@ if TYPE_CHECKING:
     from retrain.config.schema import Inference
     from retrain.types import Tokenizer
 
-SHADOW_SHARE = 0.5  # of the device's memory may hold weights: the rest is for keys, values and the backward pass
+log = logging.getLogger(__name__)
+
 FIRST_POSITIONS = 128  # room for completions at first; the cache grows with the longest
 
 
@@ -73,6 +78,8 @@ class PytorchEngine:
         self._num_tokens: int = self._model.get_input_embeddings().weight.shape[0]  # type: ignore[index]  a Tensor
         self._stop_texts: dict[tuple[str, ...], StopTexts] = {}
         self._stopped = False
+        self._largest_call: int | None = None  # prompts; set once a call did not fit into memory
+        self.beat: Callable[[], None] = _nothing  # called with every token: a sign of life
         self._trained = [p.detach() for p in policy.parameters() if p.requires_grad]
         self._version, self._sampled = 0, _fingerprint(self._trained)
         self._check_exact()
@@ -106,9 +113,44 @@ class PytorchEngine:
         assert not self._stopped, "the engine was stopped"
         assert _fingerprint(self._trained) == self._sampled, "the policy has changed since update_weights"
         self._check_prompts(prompts)
-        with torch.inference_mode(), _evaluating(self._model) if self._shadow is None else contextlib.nullcontext():
-            rows = self._sample(prompts, group_size, sampling, (stream, step, first_task))
-        return [rows[start : start + group_size] for start in range(0, len(rows), group_size)]
+        size = self._largest_call or len(prompts)
+        done: list[list[Completion]] = []
+        while len(done) < len(prompts):
+            chunk = prompts[len(done) : len(done) + size]
+            rows = self._try(chunk, group_size, sampling, (stream, step, first_task + len(done)))
+            if rows is None:
+                size = self._largest_call = self._smaller(len(chunk), group_size)
+                continue
+            done += [rows[start : start + group_size] for start in range(0, len(rows), group_size)]
+        return done
+
+    def _try(
+        self, prompts: Sequence[Sequence[int]], group_size: int, sampling: Sampling, place: tuple[int, int, int]
+    ) -> list[Completion] | None:
+        """Sample; None when memory did not suffice. By then nothing of the attempt is held."""
+        try:
+            with torch.inference_mode(), _evaluating(self._model) if self._shadow is None else contextlib.nullcontext():
+                return self._sample(prompts, group_size, sampling, place)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not should_reduce_batch_size(error):
+                raise
+        clear_device_cache(garbage_collection=True)
+        return None
+
+    def _smaller(self, num_prompts: int, group_size: int) -> int:
+        """Return how many prompts to try next. What a completion says does not depend on it.
+
+        Raises:
+            RunError: it was one prompt already.
+        """
+        if num_prompts == 1:
+            raise RunError(
+                f"out of memory while sampling {group_size} completions of a single prompt",
+                "a smaller training.group_size or training.max_tokens",
+            )
+        smaller = (num_prompts + 1) // 2
+        log.warning("out of memory while sampling %d prompts at once; from here on %d", num_prompts, smaller)
+        return smaller
 
     def _sample(
         self, prompts: Sequence[Sequence[int]], group_size: int, sampling: Sampling, place: tuple[int, int, int]
@@ -131,6 +173,7 @@ class PytorchEngine:
         bias = self._bias(torch.cat([visible, visible.new_ones(num_rows, sampling.max_tokens)], 1))
         record = _Record(num_rows, sampling.max_tokens, self._ends(sampling), like=logits)
         for t in range(sampling.max_tokens):
+            self.beat()
             drawn = draw(logits, uniforms(keys, t), temperature=sampling.temperature, top_p=sampling.top_p)
             open_ = record.add(row, t, drawn)
             if t + 1 == sampling.max_tokens or len(open_) == 0:
@@ -291,9 +334,9 @@ class _Record:
         lengths, ended = self._lengths.tolist(), self._ended.tolist()
         written = torch.arange(self._tokens.shape[1], device=self._tokens.device) < self._lengths[:, None]
         if not self._logprobs.where(written, 0.0).isfinite().all():
-            raise RunError(
+            raise NotFinite(
                 "the policy's log-probabilities are not finite: its weights are damaged",
-                "a lower training.lr or a lower training.max_grad_norm; then start again from an earlier checkpoint",
+                "a lower training.lr or a lower training.max_grad_norm",
             )
         tokens, logprobs, entropies = self._tokens.tolist(), self._logprobs.tolist(), self._entropies.tolist()
         return [
@@ -306,6 +349,10 @@ class _Record:
             )
             for i, length in enumerate(lengths)
         ]
+
+
+def _nothing() -> None:
+    """Nobody watches."""
 
 
 def _choose_weights(policy: PreTrainedModel | PeftModel, wanted: str) -> tuple[str, str]:
@@ -330,9 +377,7 @@ def _choose_weights(policy: PreTrainedModel | PeftModel, wanted: str) -> tuple[s
 
 
 def _fingerprint(trained: Sequence[Tensor]) -> int:
-    """Add up the bits of the trained weights. Fused optimisers change them without torch's own counters noticing."""
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return int(torch.stack([p.view(integers[p.element_size()]).sum() for p in trained]).sum()) if trained else 0
+    return int(bit_sums(trained).sum())
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from functools import lru_cache
 from typing import Any
 
 from retrain.rewards.boxed import last_boxed
+from retrain.watchdog import answer_for_stacks
 
 ALARM_GRACE_SECONDS = 1.0  # after the deadline that the parent keeps
 PARENT_POLL_SECONDS = 1.0
@@ -32,7 +33,9 @@ SCIENTIFIC = re.compile(r"([-+]?\d+(?:\.\d+)?)[eE]([-+]?\d+)")
 def main(timeout: str, parent: str) -> None:
     """Serve until the process `parent` is gone; `timeout` is in seconds."""
     limit = float(timeout) + ALARM_GRACE_SECONDS
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGUSR2):  # they may reach the whole group; the parent decides
+        signal.signal(number, signal.SIG_IGN)
+    answer_for_stacks()  # on SIGUSR1, which a batch system may send to the whole group too
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     _limit_memory()
     logging.disable(logging.CRITICAL)

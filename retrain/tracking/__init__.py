@@ -5,9 +5,17 @@
 The training process only starts the follower and never waits for a tracker; it imports none of their packages.
 """
 
-from retrain.tracking.launch import start_follower, wait_for_follower
+from retrain.tracking.launch import Follower, start_follower, wait_for_follower
 from retrain.tracking.uri import resolve_tracking_uri
 from retrain.tracking.wandb import check_wandb
 from retrain.tracking.watermark import Behind, pending
 
-__all__ = ["Behind", "check_wandb", "pending", "resolve_tracking_uri", "start_follower", "wait_for_follower"]
+__all__ = [
+    "Behind",
+    "Follower",
+    "check_wandb",
+    "pending",
+    "resolve_tracking_uri",
+    "start_follower",
+    "wait_for_follower",
+]

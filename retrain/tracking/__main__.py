@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
     log = logging.getLogger("retrain.tracking")
     log.setLevel(logging.INFO)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):  # what a batch system tells a run, it tells all its processes
+        signal.signal(number, signal.SIG_IGN)
     try:
         if arguments.once:
             return 0 if sync(arguments.run_dir, log.info) else 1

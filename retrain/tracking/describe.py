@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from retrain.tracking.folder import Ending, Line, RunFolder
 
 MAX_VALUE = 6000  # characters of a parameter that MLflow keeps
+CHANGING = ("retrain.problems", "retrain.best")  # tags that may have nothing to say any more
 _SECRET = re.compile(r"(^|_)(api_?key|token|secret|password|credentials?)$", re.IGNORECASE)
 _LEFT_OUT = ("logging", "resume")  # where a run writes, not what it computes
 _IN_NO_NAME = re.compile(r"[^\w./ :-]")
@@ -88,7 +89,16 @@ def tags(folder: RunFolder, record: RunRecord) -> dict[str, str]:
         found["mlflow.source.git.commit"] = str(record.git["commit"])
     if record.artifact:
         found["retrain.adapter"] = record.artifact
+    if rules := open_problems(record):
+        found["retrain.problems"] = ", ".join(rules)
+    if record.best:
+        found["retrain.best"] = f"step {record.best['step']:.0f}, {record.best['score']:.3g}"
     return found
+
+
+def open_problems(record: RunRecord) -> list[str]:
+    """Names of the health rules that are broken now, each once, in the order in which they broke."""
+    return list(dict.fromkeys(problem["rule"] for problem in record.problems if problem["until"] is None))
 
 
 def tail_mean(lines: Sequence[Line], key: str, *, first: bool = False) -> float | None:
@@ -102,22 +112,29 @@ def tail_mean(lines: Sequence[Line], key: str, *, first: bool = False) -> float 
 
 
 def final_metrics(lines: Sequence[Line]) -> dict[str, float]:
-    """``final/correct_rate`` and ``final/reward``: means over the last tenth, for a single step is mostly noise."""
+    """One number of a run for the table, which shows the last point only, and a single step is mostly noise.
+
+    ``final/correct_rate`` and ``final/reward`` are means over the last tenth; ``final/held_out`` is the last held-out
+    score, ``final/test`` the score on the source's test split.
+    """
     found = {
         "final/correct_rate": tail_mean(lines, "reward/correct_rate"),
         "final/reward": tail_mean(lines, "reward/mean"),
+        "final/held_out": _last(lines, "eval/score"),
+        "final/test": _last(lines, "test/score"),
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _last(lines: Sequence[Line], key: str) -> float | None:
+    return next((line[key] for line in reversed(lines) if math.isfinite(line.get(key, math.nan))), None)
 
 
 def note(folder: RunFolder, record: RunRecord, lines: Sequence[Line], ending: Ending | None) -> str:
     """Markdown for the top of the run's page: only about four lines show, so the verdict comes first."""
     head = f"**{condition(folder)}**, seed {record.seed}"
-    steps = int(lines[-1]["step"]) if lines else 0
-    before, after = tail_mean(lines, "reward/correct_rate", first=True), tail_mean(lines, "reward/correct_rate")
-    learned = (
-        f"correct rate {before:.2f} → {after:.2f}" if before is not None and after is not None else "nothing measured"
-    )
+    steps = max(0, int(lines[-1]["step"])) if lines else 0
+    learned = _learned(lines)
     if ending is None:
         verdict = f"training, {record.max_steps} steps planned."
     elif ending.state == "done":
@@ -125,8 +142,17 @@ def note(folder: RunFolder, record: RunRecord, lines: Sequence[Line], ending: En
     else:
         reason = f": {ending.reason.splitlines()[0]}" if ending.reason else ""
         verdict = f"{ending.state} at step {steps} of {record.max_steps}{reason}. {learned[0].upper()}{learned[1:]}."
+    if rules := open_problems(record):
+        verdict += f" **Problems: {', '.join(rules)}.**"
     again = f"again: `retrain {folder.dir}/config.toml`"
     if ending is not None and ending.state != "done":
         again = f"go on: `retrain resume {folder.dir}`"
     shown = "completions: Artifacts → `completions.json` · " if ending is not None else ""
     return f"{head}: {verdict}\n\n{shown}on disk: `{folder.dir}` · {again}"
+
+
+def _learned(lines: Sequence[Line]) -> str:
+    before, after = tail_mean(lines, "reward/correct_rate", first=True), tail_mean(lines, "reward/correct_rate")
+    learned = "nothing measured" if before is None or after is None else f"correct rate {before:.2f} → {after:.2f}"
+    held = [line["eval/score"] for line in lines if math.isfinite(line.get("eval/score", math.nan))]
+    return f"{learned}, held out {held[0]:.2f} → {held[-1]:.2f}" if len(held) > 1 else learned

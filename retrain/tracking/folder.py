@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Line = dict[str, float]
 """One line of metrics.jsonl: "step", "time" (unix seconds) and the metrics of spec'd names."""
 
+BEFORE_ALL = -1  # no step: a line of step 0 is the evaluation before the first one
+
 _ENV = re.compile(r"(?<!\\)\$\{oc\.env:([^,}]+)(?:,([^}]*))?\}")
 
 
@@ -62,7 +64,7 @@ class RunFolder:
         value = self.config().get(section, {}).get(name, KEYS[dotted].default)
         return _filled(value) if isinstance(value, str) else value
 
-    def lines(self, after: int = 0) -> list[Line]:
+    def lines(self, after: int = BEFORE_ALL) -> list[Line]:
         """Whole lines of metrics.jsonl of the steps after `after`, in order."""
         try:
             status = (self.dir / "metrics.jsonl").stat()

@@ -21,8 +21,9 @@ from retrain.tracking.uri import database_path, masked
 from retrain.tracking.view import save_view
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from retrain.store import RunRecord
     from retrain.tracking.figures import Figures
     from retrain.tracking.folder import Ending, Line, RunFolder
     from retrain.tracking.watermark import Sent
@@ -33,10 +34,12 @@ TOKEN = "retrain.token"  # noqa: S105  a name to find the run by, no secret
 PARAMS_A_CALL = 100  # what one log_batch takes
 METRICS_A_CALL = 1000
 
-# MLflow's own values block a call for four minutes when a server is dead; the user's are kept
+# MLflow's own values block a call for four minutes when a server is dead; the user's are kept. A server that is only
+# slow gets twice as long after each call that it has not answered in time.
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+TIMEOUT_SECONDS, MAX_TIMEOUT_SECONDS = 5, 120
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -50,12 +53,18 @@ class MlflowSink:
 
     name = "mlflow"
 
-    def __init__(self, folder: RunFolder, sent: Sent, figures: Figures) -> None:
+    def __init__(self, folder: RunFolder, sent: Sent, figures: Figures, timeout: int = TIMEOUT_SECONDS) -> None:
         self.folder, self.sent, self.figures = folder, sent, figures
         self.client: Any = None
+        self._timeout = 0 if TIMEOUT in os.environ else timeout  # seconds; 0: the user's own
+        self._described: tuple[Any, Any] = ((), None)  # problems and best of run.json, as the tracker has them
 
     def open(self, *, running: bool) -> None:
         """Create the run, or go on with the one that was created before."""
+        with self._patience():
+            self._open(running=running)
+
+    def _open(self, *, running: bool) -> None:
         record = self.folder.record()
         if self.sent.tracking_uri != masked(record.tracking_uri):
             self.sent.forget()
@@ -74,23 +83,48 @@ class MlflowSink:
         self._describe(run)
         save_view(self.client, experiment)
 
-    def send(self, line: Line) -> None:
-        """Send one step in one call, stamped with the time at which it was measured."""
-        self._log_metrics(describe.values(line), line)
+    def send(self, lines: Sequence[Line]) -> None:
+        """Send some steps in one call, each stamped with the time at which it was measured."""
+        with self._patience():
+            self._log_metrics([(describe.values(line), line) for line in lines])
+
+    def describe(self) -> None:
+        """Send what the run says of itself, where that has changed: what is wrong with it, its best step."""
+        record = self.folder.record()
+        if self._described != (record.problems, record.best):
+            with self._patience():
+                self._set_tags(record, None)
 
     def finish(self, ending: Ending) -> None:
         """Send what belongs to the end: final values, note, figures, completions, the adapter, the status."""
+        with self._patience():
+            self._finish(ending)
+
+    def _finish(self, ending: Ending) -> None:
         run_id, record, lines = self.sent.run_id, self.folder.record(), self.folder.lines()
         if lines and ending.state == "done":
-            self._log_metrics(describe.final_metrics(lines), lines[-1])
-        self._set_tags(describe.tags(self.folder, record), describe.note(self.folder, record, lines, ending))
+            self._log_final(lines)
+        self._set_tags(record, ending)
         for figure in self.figures.draw():
             self.client.log_artifact(run_id, str(figure), "figures")
         self._log_completions()
         artifact = Path(record.artifact) if record.artifact else None
         if self.folder.setting("logging.log_adapter") and artifact is not None and artifact.exists():
             self.client.log_artifacts(run_id, str(artifact), artifact.name)
+        self._delete_doubles()
         self.client.set_terminated(run_id, STATUS[ending.state], int(ending.time * 1000))
+
+    @contextlib.contextmanager
+    def _patience(self) -> Iterator[None]:
+        """Wait twice as long from now on when the server has not answered in time, but the user's own time."""
+        if self._timeout:
+            os.environ[TIMEOUT] = str(self._timeout)
+        try:
+            yield
+        except Exception as error:
+            if "Read timed out" in str(error):
+                self._timeout = min(2 * self._timeout, MAX_TIMEOUT_SECONDS)
+            raise
 
     def _experiment(self, uri: str) -> Any:
         from mlflow.exceptions import MlflowException
@@ -109,14 +143,14 @@ class MlflowSink:
         return found
 
     def _found(self, experiment_id: str) -> Any:
-        """The run of an earlier follower, the watermark raised to what the server really has; None: there is none."""
+        """The run of an earlier follower; None: there is none."""
         from mlflow.exceptions import MlflowException
 
         if not self.sent.run_id:  # killed between creating the run and writing its id down?
-            runs = self.client.search_runs([experiment_id], f"tags.`{TOKEN}` = '{self.sent.token}'", max_results=1)
+            runs = self._runs(experiment_id)
             return runs[0] if runs else None
         try:
-            run = self.client.get_run(self.sent.run_id)
+            return self.client.get_run(self.sent.run_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -128,11 +162,15 @@ class MlflowSink:
             self.sent.tracking_uri, self.sent.token = uri, token
             self.sent.save()
             return None
-        missing = self.folder.lines(after=self.sent.step)
-        for key in list(describe.values(missing[0]))[:1] if missing else []:
-            history = self.client.get_metric_history(run.info.run_id, key)
-            self.sent.step = max([self.sent.step, *(int(point.step) for point in history)])
-        return run
+
+    def _runs(self, experiment_id: str) -> list[Any]:
+        """The runs created for this directory: more than one when a server was too slow to say that it had."""
+        return self.client.search_runs([experiment_id], f"tags.`{TOKEN}` = '{self.sent.token}'")
+
+    def _delete_doubles(self) -> None:
+        for run in self._runs(self.sent.experiment_id):
+            if run.info.run_id != self.sent.run_id:
+                self.client.delete_run(run.info.run_id)
 
     def _created(self, experiment_id: str) -> Any:
         record = self.folder.record()
@@ -148,33 +186,46 @@ class MlflowSink:
         new = [Param(key, value) for key, value in wanted.items() if key not in known]
         for start in range(0, len(new), PARAMS_A_CALL):
             self.client.log_batch(run.info.run_id, params=new[start : start + PARAMS_A_CALL])
-        tags = describe.tags(self.folder, record)
         changed = [
             {"key": key, "from": known[key], "to": value}
             for key, value in wanted.items()
             if known.get(key, value) != value
         ]
-        if changed:
-            tags["retrain.resumed"] = json.dumps(changed, ensure_ascii=False)
-        self._set_tags(tags, describe.note(self.folder, record, self.folder.lines(), None))
+        more = {"retrain.resumed": json.dumps(changed, ensure_ascii=False)} if changed else {}
+        self._set_tags(record, None, more)
         self._log_dataset(record.dataset, str(self.folder.setting("data.source")))
         if (config := self.folder.dir / "config.toml").exists():
             self.client.log_artifact(run.info.run_id, str(config))
 
-    def _set_tags(self, tags: dict[str, str], note: str) -> None:
+    def _set_tags(self, record: RunRecord, ending: Ending | None, more: Mapping[str, str] | None = None) -> None:
         from mlflow.entities import RunTag
 
-        there = self.client.get_run(self.sent.run_id).data.tags.get(NOTE, "")
-        if there in {"", self.sent.note}:  # else somebody has written their own
+        tags = {**describe.tags(self.folder, record), **(more or {})}
+        note = describe.note(self.folder, record, self.folder.lines(), ending)
+        there = self.client.get_run(self.sent.run_id).data.tags
+        tags = {key: "" for key in describe.CHANGING if there.get(key)} | tags
+        if there.get(NOTE, "") in {"", self.sent.note}:  # else somebody has written their own
             self.sent.note = tags[NOTE] = note
             self.sent.save()
         self.client.log_batch(self.sent.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._described = (record.problems, record.best)
 
-    def _log_metrics(self, metrics: dict[str, float], line: Line) -> None:
+    def _log_final(self, lines: Sequence[Line]) -> None:
+        """Send the final values, once: a last step that is measured again, after a resume, has another time."""
+        step = int(lines[-1]["step"])
+        if self.sent.final_step < step:
+            self._log_metrics([(describe.final_metrics(lines), lines[-1])])
+            self.sent.final_step = step
+            self.sent.save()
+
+    def _log_metrics(self, measured: Sequence[tuple[dict[str, float], Line]]) -> None:
         from mlflow.entities import Metric
 
-        time_ms, step = int(line["time"] * 1000), int(line["step"])
-        points = [Metric(key, value, time_ms, step) for key, value in metrics.items()]
+        points = [
+            Metric(key, value, int(line["time"] * 1000), int(line["step"]))
+            for metrics, line in measured
+            for key, value in metrics.items()
+        ]
         for start in range(0, len(points), METRICS_A_CALL):
             self.client.log_batch(self.sent.run_id, metrics=points[start : start + METRICS_A_CALL])
 

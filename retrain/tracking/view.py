@@ -20,6 +20,7 @@ RUNS = "tags.`retrain.kind` = 'run'"
 
 # section → metric keys, in the order in which a researcher reads them
 SECTIONS = {
+    "eval": ["eval/score", "eval/gap", "eval/pass_at_1", "eval/length_mean", "eval/truncated_rate"],
     "reward": ["reward/correct_rate", "reward/mean", "reward/std", "reward/unscorable", "reward/errors"],
     "completion": ["completion/length_mean", "completion/truncated_rate"],
     "entropy": ["entropy/mean"],
@@ -37,11 +38,16 @@ HIDDEN = [
     "advantage/max_abs",
     "final/correct_rate",
     "final/reward",
+    "final/held_out",
+    "final/test",
+    "eval/score_se",
+    "eval/pass_at_1_se",
 ]
-OPEN_SECTIONS = {"reward", "completion", "entropy", "groups"}
+OPEN_SECTIONS = {"eval", "reward", "completion", "entropy", "groups"}
 COLUMNS = [
     "tags.`condition`",
     "tags.`seed`",
+    "metrics.`final/held_out`",
     "metrics.`final/correct_rate`",
     "metrics.`reward/correct_rate`",
     "metrics.`completion/length_mean`",

@@ -14,6 +14,8 @@ from retrain.tracking import describe
 from retrain.tracking.completions import COLUMNS, completions_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from retrain.tracking.folder import Ending, Line, RunFolder
     from retrain.tracking.watermark import Sent
 
@@ -39,6 +41,7 @@ class WandbSink:
     def __init__(self, folder: RunFolder, sent: Sent) -> None:
         self.folder, self.sent = folder, sent
         self.run: Any = None
+        self._told = dict.fromkeys(describe.CHANGING, "")
 
     def open(self, *, running: bool) -> None:  # noqa: ARG002  wandb has no state to set back: an open run is running
         """Start the run, or go on with it under the id that it was started with."""
@@ -69,9 +72,18 @@ class WandbSink:
             ),
         )
 
-    def send(self, line: Line) -> None:
-        """Send one step on its own step axis, stamped with the time at which it was measured."""
-        self.run.log({**describe.values(line), "_timestamp": line["time"]}, step=int(line["step"]), commit=True)
+    def send(self, lines: Sequence[Line]) -> None:
+        """Send some steps on their own step axis, each stamped with the time at which it was measured."""
+        for line in lines:
+            self.run.log({**describe.values(line), "_timestamp": line["time"]}, step=int(line["step"]), commit=True)
+
+    def describe(self) -> None:
+        """Send what the run says of itself: what is wrong with it, its best step."""
+        tags = describe.tags(self.folder, self.folder.record())
+        told = {key: tags.get(key, "") for key in describe.CHANGING}
+        if told != self._told:
+            self.run.summary.update(told)
+            self._told = told
 
     def finish(self, ending: Ending) -> None:
         """Send final values and completions, and close the run."""
@@ -81,6 +93,7 @@ class WandbSink:
         rows = completions_table(self.folder.dir, int(self.folder.setting("logging.log_completions")))
         if rows:
             self.run.summary["completions"] = wandb.Table(columns=list(COLUMNS), data=list[Any](rows))
+        self.describe()
         if ending.state == "done":
             self.run.summary.update(describe.final_metrics(lines))
         self.run.notes = describe.note(self.folder, record, lines, ending)

@@ -6,11 +6,11 @@ import contextlib
 import fcntl
 import json
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from retrain.store import write_atomically
-from retrain.tracking.folder import RunFolder
+from retrain.tracking.folder import BEFORE_ALL, Line, RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sent:
-    """What one tracker has received of one run."""
+    """What one tracker has received of one run.
+
+    `sending` is written before anything is sent. A follower that dies in between leaves it behind, and the next one
+    sends the very same points again, which a tracker stores once, whatever a resumed run has measured since.
+    """
 
     path: Path
-    step: int = 0  # the last step sent: this one and all before it are never sent again
+    step: int = BEFORE_ALL  # the last step sent: this one and all before it are never sent again
+    sending: list[Line] = field(default_factory=list)  # lines that may have arrived, or may not
+    final_step: int = BEFORE_ALL  # the step whose final/* values were sent
     run_id: str = ""
     token: str = ""  # names the run before the tracker has given it an id
     experiment_id: str = ""
@@ -39,7 +45,7 @@ class Sent:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return cls(path)
-        known = {field.name for field in fields(cls)} - {"path"}
+        known = {one.name for one in fields(cls)} - {"path"}
         return cls(path, **{name: value for name, value in values.items() if name in known})
 
     def save(self) -> None:
@@ -57,7 +63,7 @@ class Behind:
     """A tracker that does not have everything yet."""
 
     sink: str
-    sent: int  # last step it has
+    sent: int  # last step it has; -1: nothing, for an evaluation before the first step is step 0
     steps: int  # last step there is
     problem: str
 
@@ -66,7 +72,7 @@ def pending(run_dir: Path) -> list[Behind]:
     """Which trackers miss something: steps, or how the run ended. Empty: everything is sent."""
     folder = RunFolder(run_dir)
     ending, lines = folder.ending(), folder.lines()
-    last = int(lines[-1]["step"]) if lines else 0
+    last = int(lines[-1]["step"]) if lines else BEFORE_ALL
     behind = []
     for name in folder.sinks():
         sent = Sent.load(folder.dir, name)

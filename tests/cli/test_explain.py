@@ -182,3 +182,33 @@ def test_derived_numbers_are_json_whatever_is_added_to_them(folder, capsys):
 
     names = {field.name for field in dataclasses.fields(Derived)}
     assert names <= set(document(folder, capsys)["derived"])
+
+
+def test_memory_is_shown_by_phase_and_given_in_json(folder, capsys):
+    text = explained(folder, capsys, "--devices", "cpu")
+    table = text[text.index("Memory on the CPU in float32") :].splitlines()
+    assert [line.split()[0] for line in table[1:4]] == ["load", "generate", "train"]
+    memory = document(folder, capsys, "--devices", "cpu")["derived"]["memory"]
+    assert [phase["name"] for phase in memory["phases"]] == ["load", "generate", "train"]
+    assert memory["peak_bytes"] == max(phase["bytes"] for phase in memory["phases"])
+    for phase in memory["phases"]:
+        assert phase["bytes"] == sum(part["bytes"] for part in phase["components"])
+
+
+def test_memory_of_a_model_that_is_not_here_is_unknown(folder, capsys):
+    text = MINI.replace("builtin:tiny", "nobody/nothing-at-all")
+    assert "Memory:     unknown: not cached" in explained(folder, capsys, text=text)
+    assert document(folder, capsys, text=text)["derived"]["memory"]["phases"] == []
+
+
+def test_an_adapter_to_start_from_shows_its_own_shape(folder, capsys):
+    """The config's rank stays what was written, 32 by default; what is trained is the adapter's."""
+    made = folder / "start"
+    made.mkdir()
+    facts = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q_proj"]}
+    (made / "adapter_config.json").write_text(json.dumps(facts))
+    (made / "adapter_model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    assert "Adapter:    start: rank 4, alpha 8, q_proj,v_proj" in explained(folder, capsys, "--model-adapter", "start")
+    found = document(folder, capsys, "--model-adapter", "start")["derived"]["adapter"]
+    assert found == {"folder": "start", "rank": 4, "alpha": 8.0, "target_modules": "q_proj,v_proj"}
+    assert document(folder, capsys)["derived"]["adapter"] is None

@@ -17,6 +17,7 @@ from retrain.config.schema import KEYS
 
 HEAVY = ["torch", "transformers", "trl", "mlflow", "numpy", "hydra", "omegaconf"]
 REPOSITORY = Path(__file__).parents[2]
+TOPICS = REPOSITORY / "retrain" / "manual" / "topics"
 
 
 def section_of(dotted: str, text: str) -> str:
@@ -28,7 +29,7 @@ def section_of(dotted: str, text: str) -> str:
 def test_topics_are_listed_with_a_line_each(arguments, capsys):
     assert main(arguments) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed] == ["advantages", "configuration", "sepa"]
+    assert [line.split()[0] for line in listed] == sorted(path.stem for path in TOPICS.glob("*.md"))
     assert all(len(line.split()) > 3 for line in listed)
 
 
@@ -49,8 +50,8 @@ def test_a_topic_in_a_pipe_is_markdown(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["sepia"], 'did you mean "sepa"?\n  advantages, configuration, sepa'),
-        (["--topic", "nothing-like-it"], "advantages, configuration, sepa"),
+        (["sepia"], 'did you mean "sepa"?\n  advantages, configuration, '),
+        (["--topic", "nothing-like-it"], "advantages, configuration, "),
         (["--topic"], "--topic needs a value"),
         (["sepa", "advantages"], "one topic, got 2: sepa advantages"),
         (["sepa", "--topic", "advantages"], "one topic, got 2: sepa advantages"),
@@ -156,4 +157,4 @@ def test_docs_links_to_every_topic():
         linked = REPOSITORY / "docs" / f"{topic}.md"
         assert linked.is_symlink()
         assert not linked.readlink().is_absolute()
-        assert linked.resolve() == REPOSITORY / "retrain" / "manual" / "topics" / f"{topic}.md"
+        assert linked.resolve() == TOPICS / f"{topic}.md"

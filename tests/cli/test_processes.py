@@ -49,6 +49,7 @@ def folder(tmp_path):
         (["mini.toml", "--lr", "fast"], 2),
         (["nothing.toml"], 2),
         (["resume", "nothing"], 2),
+        (["debug-batch", "nothing.pt"], 2),
     ],
 )
 def test_a_command_that_trains_nothing_imports_nothing_heavy(arguments, code, folder):

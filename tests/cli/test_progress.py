@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from retrain.cli.progress import Bar, Lines, Pace, Watch, duration, facts
-from retrain.events import CheckpointSaved, Phase, RunStarted, StepDone, Warned
+from retrain.events import CheckpointSaved, Diagnosed, Evaluated, Phase, RunStarted, StepDone, Warned
 
 METRICS = {
     "reward/mean": 0.4123,
@@ -89,6 +89,56 @@ def test_a_terminal_gets_a_bar_with_phase_steps_and_facts():
 
 def test_a_warning_is_shown_as_it_is_not_as_markup():
     assert "warning: completions are cut [50%]; raise --max-tokens" in terminal()
+
+
+SCORED = Evaluated(step=50, metrics={"eval/score": 0.6123, "eval/score_se": 0.0305, "eval/gap": 0.02})
+BROKEN = Diagnosed(
+    rule="truncation",
+    step=7,
+    message="70% of the completions are cut [at training.max_tokens]",
+    hint="raise training.max_tokens",
+    evidence={"completion/truncated_rate": 0.7},
+)
+
+
+def both_views(*told):
+    """What a pipe and a terminal show of a run with some events more."""
+    pipe, terminal = io.StringIO(), io.StringIO()
+    for view in (Lines(pipe), Bar(Console(force_terminal=True, file=terminal, width=100, no_color=True))):
+        with Watch(view) as watch:
+            for event in [*events(1), *told]:
+                watch.emit(event)
+    return pipe.getvalue(), terminal.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (SCORED, "step 50: held-out 0.612 ± 0.030\n"),
+        (Evaluated(step=0, metrics={"eval/score": 0.5}), "step 0: held-out 0.500\n"),
+        (Evaluated(step=0, metrics={"eval/unscorable": 1.0}), "step 0: nothing could be scored\n"),
+        (
+            BROKEN,
+            "problem at step 7: 70% of the completions are cut [at training.max_tokens]; raise training.max_tokens\n",
+        ),
+    ],
+)
+def test_both_views_tell_held_out_scores_and_problems(event, line):
+    pipe, terminal = both_views(event)
+    assert line in pipe
+    assert line in terminal
+
+
+def test_a_terminal_says_that_it_evaluates():
+    assert "evaluate" in both_views(Phase(name="evaluate"))[1]
+    assert "evaluate" not in both_views()[1]
+
+
+def test_a_line_without_a_step_does_not_change_the_pace():
+    pace = Pace()
+    pace.add(METRICS)
+    pace.add({"eval/score": 0.5, "time/evaluate": 3.0})
+    assert pace.remaining(3) == pytest.approx(6.0)
 
 
 def test_no_color_means_no_colours(monkeypatch):

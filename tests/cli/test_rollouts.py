@@ -20,7 +20,8 @@ from retrain.cli import rollouts, rollouts_terminal
 from retrain.cli.commands import command_help
 from retrain.cli.main import main
 from retrain.cli.rollouts import Choice
-from retrain.store import RunRecord, _rollout_schema
+from retrain.rollouts import _schema
+from retrain.store import RunRecord
 
 TOKENIZER = Tokenizer.from_file(str(tiny.path() / "tokenizer.json"))
 GREEN, RED, BLUE, NEUTRAL = "48;2;35;134;54", "48;2;201;50;58", "48;2;31;111;235", "48;2;29;33;40"
@@ -213,7 +214,7 @@ def test_json_holds_every_column_of_every_completion_under_documented_names(run,
     last = document["completions"][8]
     assert (last["reward"], last["advantages"], last["reward_parts"]) == (None, [None], {"correct": None})
     documented = command_help("rollouts")
-    assert all(column in documented for column in {*last, *_rollout_schema().names})
+    assert all(column in documented for column in {*last, *_schema().names})
 
 
 def test_json_is_as_selective_as_the_terminal(run, capsys):

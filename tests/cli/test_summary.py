@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from retrain.cli.main import main
-from retrain.cli.summary import change, student, summarise, troubles, verdict
+from retrain.cli.summary import change, held_out, student, summarise, verdict
 from retrain.cli.train import tell, watched
 from retrain.errors import ConfigError, RunError
 from retrain.events import RunStarted
@@ -23,12 +23,23 @@ def noisy(means, spread=0.05, seed=0):
     return [draw.gauss(mean, spread) for mean in means]
 
 
+TOML = """
+[model]
+model = "builtin:tiny"
+[data]
+source = "arithmetic"
+[training]
+max_steps = 60
+"""
+
+
 @pytest.fixture
 def run_dir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     directory = tmp_path / "outputs" / "mini" / "1"
     (directory / "rollouts").mkdir(parents=True)
     record(directory, state="done").write(directory)
+    (directory / "config.toml").write_text(TOML)
     lines = steps(noisy([0.2 + 0.6 * i / 60 for i in range(60)]))
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return directory
@@ -91,22 +102,67 @@ def test_the_t_quantile_is_within_two_percent_of_the_exact_one(freedom):
     assert student(freedom) == pytest.approx(stats.t.ppf(0.995, freedom), rel=0.02)
 
 
-@pytest.mark.parametrize(
-    ("metrics", "expected"),
-    [
-        ({"completion/truncated_rate": 0.7}, "70% of the last completions were cut at max_tokens"),
-        ({"groups/informative": 0.02, "groups/all_wrong": 0.98}, "take easier problems"),
-        ({"groups/informative": 0.0, "groups/all_correct": 1.0}, "take harder problems"),
-        ({"reward/unscorable": 0.25}, "25% of the last completions could not be scored"),
-    ],
-)
-def test_each_trouble_of_the_last_steps_comes_with_advice(metrics, expected):
-    assert expected in "\n".join(troubles(steps([0.0] * 20, **metrics)))
+PROBLEM = {
+    "rule": "truncation",
+    "step": 7,
+    "message": "70% of the completions are cut",
+    "hint": "raise training.max_tokens",
+    "evidence": {"completion/truncated_rate": 0.7},
+    "until": None,
+}
 
 
-def test_a_healthy_run_has_no_troubles():
-    healthy = {"completion/truncated_rate": 0.1, "groups/informative": 0.6, "reward/unscorable": 0.0}
-    assert troubles(steps([0.5] * 20, **healthy)) == []
+def test_each_problem_of_the_record_comes_with_when_and_advice(run_dir):
+    record(run_dir, state="done", problems=[PROBLEM, {**PROBLEM, "step": 20, "until": 31}]).write(run_dir)
+    text = summarise(run_dir)
+    assert "  problem at step 7: 70% of the completions are cut; raise training.max_tokens\n" in text
+    assert "  problem at step 20 to 31: 70%" in text
+
+
+def test_a_healthy_run_has_no_problems_and_one_without_evaluation_no_held_out_score(run_dir):
+    text = summarise(run_dir)
+    assert "problem" not in text
+    assert "held-out" not in text
+
+
+def evaluated(*scores, every=30):
+    """Lines of evaluations at steps 0, 30, …: the first comes before any training."""
+    lines = [{"step": every * i, "eval/score": score, "eval/score_se": 0.03} for i, score in enumerate(scores)]
+    return [line | ({"eval/gap": 0.05} if line["step"] else {}) for line in lines]
+
+
+def test_the_held_out_score_stands_beside_the_verdict_with_gap_and_best_step():
+    lines = evaluated(0.3, 0.65, 0.6)
+    lines[-1] |= {"test/score": 0.59, "test/score_se": 0.02}
+    last = "held-out 0.600 ± 0.030 at step 60, 0.300 ± 0.030 at step 0"
+    assert held_out(lines, {"step": 30, "score": 0.65}) == [
+        f"{last}; best 0.650 at step 30; train minus held-out +0.050",
+        "test 0.590 ± 0.020",
+    ]
+    assert held_out(lines[:2], {"step": 30, "score": 0.65}) == [
+        "held-out 0.650 ± 0.030 at step 30, 0.300 ± 0.030 at step 0; train minus held-out +0.050"
+    ]
+    assert held_out(lines[:1], None) == ["held-out 0.300 ± 0.030 at step 0"]
+
+
+def test_lines_that_only_evaluate_do_not_count_as_steps(run_dir):
+    lines = [*evaluated(0.3)[:1], *steps(noisy([0.25] * 30 + [0.8] * 30))]
+    assert verdict(lines) == verdict(lines[1:])
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "it learned" in summarise(run_dir)
+
+
+def test_what_is_worth_a_look_is_listed_where_it_exists(run_dir):
+    (run_dir / "stacks.txt").touch()
+    assert "stacks" not in summarise(run_dir)  # nothing stalled
+    (run_dir / "stacks.txt").write_text("Thread")
+    (run_dir / "adapter-best").mkdir()
+    (run_dir / "debug").mkdir()
+    (run_dir / "debug" / "step-4.pt").touch()
+    text = summarise(run_dir)
+    assert "best         outputs/mini/1/adapter-best" in text
+    assert "stacks       outputs/mini/1/stacks.txt" in text
+    assert "retrain debug-batch outputs/mini/1/debug/step-4.pt" in text
 
 
 def test_the_summary_of_a_finished_run_says_where_things_are_and_what_is_next(run_dir):

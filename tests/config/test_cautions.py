@@ -26,6 +26,7 @@ def test_the_defaults_need_no_second_look():
         ({"algorithm__transform_mode": "gtpo", "gtpo__beta": 1.5}, "beta = 1.5"),
         ({"algorithm__importance_sampling_level": "sequence"}, "long completions weigh more"),
         ({"algorithm__loss_type": "luspo"}, "luspo"),
+        ({"eval__source": "math", "eval__final_test": True}, 'eval.source = "math" evaluates on the test split'),
     ],
 )
 def test_a_second_look_names_the_value(keys, said):
@@ -36,3 +37,8 @@ def test_a_second_look_names_the_value(keys, said):
 @pytest.mark.parametrize("keys", [{"hicra__alpha": 0.99}, {"gtpo__beta": 1.0}])
 def test_values_within_the_promise_are_quiet(keys):
     assert found(algorithm__transform_mode="gtpo_hicra", **keys) == []
+
+
+@pytest.mark.parametrize("keys", [{"eval__source": "gsm8k"}, {"eval__source": "math", "eval__split": "train"}, {}])
+def test_a_test_split_that_nothing_was_chosen_by_is_quiet(keys):
+    assert found(eval__final_test=True, **keys) == []

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from retrain.config.schema import Data, RunConfig, Training
+from retrain.config.schema import Data, Eval, RunConfig, Training
 from retrain.data import LoadedData, load
 from retrain.data.source import BOXED
 from retrain.errors import ConfigError
@@ -53,7 +53,8 @@ def rows(tmp_path):
 
     def loaded(attribute, *, max_examples=0, **keys) -> LoadedData:
         data = Data(source=f"my_rows:{attribute}", **keys)
-        return load(RunConfig(data=data, training=Training(max_examples=max_examples)), places=[tmp_path])
+        config = RunConfig(data=data, training=Training(max_examples=max_examples), eval=Eval(every=0))
+        return load(config, places=[tmp_path])
 
     return loaded
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from retrain import run, store, tracking
+from retrain import events, run, store, tracking
 from retrain.config import compose
 
 TINY = """
@@ -22,6 +22,8 @@ max_tokens = 32
 lr = 2e-3
 save_every = 1
 keep_checkpoints = 9
+[eval]
+every = 0
 [logging]
 tracking_uri = "none"
 """
@@ -34,8 +36,8 @@ def train(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "start_follower", lambda directory: None)
     (tmp_path / "tiny.toml").write_text(TINY)
 
-    def go(*arguments):
-        return run.run(compose(Path("tiny.toml"), arguments)).dir
+    def go(*arguments, emit=events.ignore):
+        return run.run(compose(Path("tiny.toml"), arguments), emit=emit).dir
 
     return go
 

@@ -56,9 +56,10 @@ def stopped_after(whole, step, place):
         ("--num-iterations", "2", "--max-steps", "5"),
         ("--micro-batch-size", "3", "--loss-type", "grpo", "--advantage-mode", "maxrl"),
         ("--lora-rank", "0", "--lr", "1e-3"),
+        ("--eval-every", "2", "--eval-examples", "12", "--eval-samples", "2", "--lr", "5e-3"),
         ("--lora-dropout", "0.2", "--kl-coef", "0.05", "--lr-schedule", "cosine", "--warmup-steps", "2"),
     ],
-    ids=["sepa auto", "plain", "two passes", "micro-batches", "full fine-tune", "dropout, kl, cosine"],
+    ids=["sepa auto", "plain", "two passes", "micro-batches", "full fine-tune", "evaluation", "dropout, kl, cosine"],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(train, tmp_path, arguments):
     whole = train(*arguments)

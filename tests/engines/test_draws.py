@@ -89,6 +89,30 @@ def test_nucleus_keeps_the_fewest_tokens_that_reach_top_p():
     assert nucleus(prob, 1e-9).tolist() == [[0.0, prob[0, 1], 0.0, 0.0]]
 
 
+def test_temperature_zero_takes_the_likeliest_token_and_of_equal_ones_the_lowest_id():
+    """Whatever the random number and top_p say; log-probability and entropy are those of temperature 1."""
+    logits = torch.tensor([[0.0, 2.0, 1.0, 2.0], [5.0, -1.0, float("-inf"), 4.9]])
+    for u, top_p in itertools.product((0.0, 0.7, 1 - 2**-53), (1.0, 0.1)):
+        uniform = torch.full((2,), u, dtype=torch.float64)
+        drawn = draw(logits, uniform, temperature=0.0, top_p=top_p)
+        assert drawn.tokens.tolist() == [1, 0]
+        at_one = logits.log_softmax(-1)
+        assert torch.equal(drawn.logprobs, at_one[[0, 1], [1, 0]])
+        assert torch.equal(drawn.entropies, draw(logits, uniform, temperature=1.0).entropies)
+
+
+def test_temperature_zero_is_the_limit_of_small_temperatures():
+    logits = torch.randn(64, 50, generator=torch.Generator().manual_seed(0))
+    cold = draw(logits, uniforms(keys(64), 0), temperature=1e-6)
+    assert torch.equal(draw(logits, uniforms(keys(64), 0), temperature=0.0).tokens, cold.tokens)
+
+
+def test_a_logit_that_is_not_a_number_is_not_hidden_by_temperature_zero():
+    """The engine refuses completions whose log-probabilities are not finite."""
+    logits = torch.tensor([[0.0, float("nan"), 1.0]])
+    assert draw(logits, torch.zeros(1, dtype=torch.float64), temperature=0.0).logprobs.isnan().all()
+
+
 def test_no_token_of_probability_zero_is_drawn_at_either_end():
     """The largest number below 1, and 0, find tokens that have a probability; -inf logits leave the entropy finite."""
     logits = torch.tensor([[float("-inf"), 0.0, 0.0, float("-inf")]]).expand(2, -1)

@@ -8,6 +8,7 @@ import importlib.metadata
 import math
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ from retrain.batches import collate
 from retrain.config.schema import RunConfig
 from retrain.errors import RunError
 from retrain.layout import Layout
-from retrain.trainer import Trainer, grpo_config
+from retrain.trainer import Trainer
+from retrain.trl_arguments import grpo_config
 from retrain.types import Completion, Credit, CreditedBatch, Group, Rollout, Task
 
 LOSSES = ["grpo", "bnpo", "dr_grpo", "dapo"]
@@ -105,6 +107,21 @@ class Fixed:
         pass
 
 
+class NoBooks:
+    """Books that nothing is written into."""
+
+    stop = None
+
+    def before_first_step(self):
+        pass
+
+    def finish_step(self, step, metrics):
+        pass
+
+    def diagnose(self, found):
+        raise AssertionError(found)
+
+
 def credited(groups):
     """With rewards of 0 and 1 in groups of 8, r − mean has no rounding: our float64 and TRL's float32 are equal."""
     batch = collate(groups, pad_id=0, mask_truncated=False)
@@ -119,10 +136,10 @@ def ours(tmp_path, groups, loss, layout=PLAIN, dtype=torch.float32, **algorithm)
         tokenizer=AutoTokenizer.from_pretrained(tiny.path()),
         source=Fixed(credited(groups)),
         layout=layout,
-        record=lambda step, metrics: None,
-        checkpoints=tmp_path / "checkpoints",
+        books=NoBooks(),
+        store=SimpleNamespace(dir=tmp_path),
     )
-    trainer._gate_open = True  # these completions were written by hand: no policy sampled them
+    trainer.ratios.open = True  # these completions were written by hand: no policy sampled them
     return trainer
 
 
@@ -213,7 +230,12 @@ def test_one_denominator(tmp_path, groups, loss):
     wide = widened(plain, columns=40, order=torch.randperm(PROMPTS * GROUP, generator=torch.Generator().manual_seed(1)))
 
     def compare(batch, layout):
-        trainer.layout, trainer.source, trainer._buffered_inputs, trainer._step = layout, Fixed(batch), None, 0
+        trainer.accumulator.layout, trainer.source, trainer._buffered_inputs, trainer._step = (
+            layout,
+            Fixed(batch),
+            None,
+            0,
+        )
         loss_now, grads = step(trainer)
         assert abs(loss_now - expected) <= 1e-12 * max(1.0, abs(float(expected)))
         assert relative(grads, reference) < 1e-12
@@ -230,7 +252,7 @@ def test_padding_before_prompts_moves_the_gradient_by_rounding_only(tmp_path):
     """TRL passes no positions, so padding on the left shifts RoPE, whose angles are float32 in every dtype."""
     trainer = ours(tmp_path, written(spread=3), "dapo", dtype=torch.float64)
     _, reference = step(trainer)
-    trainer.layout, trainer._buffered_inputs, trainer._step = Layout(micro_batch_size=5), None, 0
+    trainer.accumulator.layout, trainer._buffered_inputs, trainer._step = Layout(micro_batch_size=5), None, 0
     assert relative(step(trainer)[1], reference) < 2e-5
 
 
@@ -259,7 +281,7 @@ def widened(made, *, columns, order):
 def test_a_batch_without_a_trained_token_does_not_open_the_ratio_gate(tmp_path, groups):
     """The next one is compared instead: these completions were sampled by no policy, which it must say."""
     trainer = ours(tmp_path, groups, "dapo")
-    trainer._gate_open, whole = False, trainer.source.batch
+    trainer.ratios.open, whole = False, trainer.source.batch
     trainer.source = Fixed(replace(whole, batch=replace(whole.batch, loss_mask=whole.batch.loss_mask & False)))
     step(trainer)
     trainer.source, trainer._buffered_inputs = Fixed(whole), None

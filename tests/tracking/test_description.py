@@ -113,3 +113,42 @@ heavy = {"mlflow", "wandb", "pyarrow", "matplotlib", "pandas", "numpy", "torch"}
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+
+def problem(rule: str, until: int | None = None) -> dict[str, object]:
+    return {"rule": rule, "step": 3, "message": "m", "hint": "h", "evidence": {}, "until": until}
+
+
+def test_open_problems_and_the_best_step_are_tags_and_in_the_note(tmp_path: Path):
+    training = Training(tmp_path / "run", "none").steps(1, 12)
+    folder = RunFolder(training.dir)
+    assert not set(describe.CHANGING) & describe.tags(folder, training.record).keys()
+    problems = [problem("truncation"), problem("ratio", until=9), problem("entropy_collapse"), problem("truncation")]
+    training.update(problems=problems, best={"step": 40, "score": 0.7124})
+    tags = describe.tags(folder, training.record)
+    assert tags["retrain.problems"] == "truncation, entropy_collapse"
+    assert tags["retrain.best"] == "step 40, 0.712"
+    first = describe.note(folder, training.record, folder.lines(), None).split("\n")[0]
+    assert first.endswith("**Problems: truncation, entropy_collapse.**")
+
+
+def test_final_values_are_means_but_for_held_out_scores_which_are_the_last():
+    lines = [{"step": 0, "time": 0.0, "eval/score": 0.125}]
+    lines += [{"step": step, "time": 0.0, "reward/mean": step / 100, "reward/correct_rate": 0.5} for step in range(20)]
+    lines[10]["eval/score"], lines[20]["test/score"] = 0.25, 0.375
+    assert describe.final_metrics(lines) == pytest.approx(
+        {"final/reward": 0.185, "final/correct_rate": 0.5, "final/held_out": 0.25, "final/test": 0.375}
+    )
+    assert describe.final_metrics(lines[:1]) == {"final/held_out": 0.125}
+
+
+def test_the_note_says_how_the_held_out_score_moved(tmp_path: Path):
+    training = Training(tmp_path / "run", "none")
+    with (training.dir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 0, "time": 1.0, "eval/score": 0.125}\n')
+    training.steps(1, 12)
+    with (training.dir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "time": 2.0, "eval/score": 0.5, "reward/correct_rate": 0.4}\n')
+    folder = RunFolder(training.end().dir)
+    note = describe.note(folder, training.record, folder.lines(), folder.ending())
+    assert note.startswith("**grpo+none**, seed 42: correct rate 0.26 → 0.40, held out 0.12 → 0.50 over 13 steps.")

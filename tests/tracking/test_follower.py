@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from retrain import tracking
 from retrain.errors import ConfigError
 from retrain.tracking.figures import Figures
 from retrain.tracking.folder import Ending, Line, RunFolder
-from retrain.tracking.follower import Mirror, MirrorThread, follow, sync
+from retrain.tracking.follower import Mirror, MirrorThread, follow, mirrors, sync
 from retrain.tracking.watermark import Sent, claim
 from tests.tracking.training import Database, Training, expected, line_of, spawn_follower, wait_until
 
@@ -73,7 +74,7 @@ def test_a_step_that_arrived_but_was_not_written_down_is_not_doubled(train: Trai
     training = train().steps(1, 6).end("interrupted")
     synced(training)
     sent = Sent.load(training.dir, "mlflow")
-    sent.step = 3
+    sent.step, sent.sending = 3, lines(4, 6)
     sent.save()
     synced(training.resume(2).steps(3, 7).end())
     (run,) = database.runs(training.dir)
@@ -84,7 +85,7 @@ def test_a_run_that_was_created_but_not_written_down_is_not_created_twice(train:
     training = train().steps(1, 3)
     synced(training)
     sent = Sent.load(training.dir, "mlflow")
-    sent.run_id, sent.step = "", 0
+    sent.run_id, sent.step = "", -1
     sent.save()
     synced(training.steps(4, 4).end())
     (run,) = database.runs(training.dir)
@@ -103,6 +104,17 @@ def test_a_torn_last_line_waits_until_it_is_whole(train: Train, database: Databa
     (training.dir / "metrics.jsonl").write_text(torn)
     synced(training.end())
     assert database.points(run) == expected(lines(1, 3))
+
+
+def test_the_evaluation_before_the_first_step_is_sent_as_step_0(train: Train, database: Database):
+    training = train()
+    with (training.dir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 0, "time": 1763870000.5, "eval/score": 0.125}\n')
+    assert tracking.pending(training.dir)[0].steps == 0
+    assert synced(training) == ["mlflow: sent steps 0 to 0"]
+    assert synced(training.steps(1, 3).end()) == ["mlflow: sent steps 1 to 3"]
+    (run,) = database.runs(training.dir)
+    assert database.points(run) == expected(lines(1, 3)) + Counter({("eval/score", 0, 1763870000500, 0.125): 1})
 
 
 def test_values_that_are_not_finite_are_never_sent(train: Train, database: Database):
@@ -281,9 +293,12 @@ class Flaky:
         if self.broken:
             raise ConnectionError("nobody there")
 
-    def send(self, line: Line) -> None:
+    def send(self, lines: Sequence[Line]) -> None:
         self.open(running=True)
-        self.got.append(int(line["step"]))
+        self.got += [int(line["step"]) for line in lines]
+
+    def describe(self) -> None:
+        self.open(running=True)
 
     def finish(self, ending: Ending) -> None:
         self.open(running=False)
@@ -338,3 +353,20 @@ def test_a_broken_tracker_does_not_stop_another(train: Train, database: Database
     (missing,) = tracking.pending(training.dir)
     assert missing.sink == "wandb"
     assert missing.problem
+
+
+def test_what_is_wrong_with_a_run_shows_while_it_trains_and_goes_away(train: Train, database: Database):
+    training = train().steps(1, 1)
+    (training.dir / "tracking").mkdir()
+    (mirror,) = mirrors(training.dir, Figures(RunFolder(training.dir)))
+    mirror.catch_up()
+    (run,) = database.runs(training.dir)
+    assert "retrain.problems" not in database.tags(run)
+    broken = {"rule": "truncation", "step": 1, "message": "m", "hint": "h", "evidence": {}, "until": None}
+    training.update(problems=[broken])
+    mirror.catch_up()
+    assert database.tags(run)["retrain.problems"] == "truncation"
+    assert "Problems: truncation" in database.tags(run)["mlflow.note.content"]
+    training.update(problems=[broken | {"until": 2}])
+    mirror.catch_up()
+    assert database.tags(run)["retrain.problems"] == ""

@@ -1,16 +1,22 @@
-"""What a user may write for a run: a path, ``mini`` (its latest), ``mini@-2``, the beginning of a name, ``latest``."""
+"""Which run a user means: a path, ``mini`` (its latest), ``mini@-2``, the beginning of a name, ``latest``.
+
+outputs/mini/2025-06-01_12-00-00/   a run is a folder with run.json in it
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from retrain.errors import ConfigError, nearest
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 OUTPUTS = Path("outputs")
-
-
 DEPTH = 4  # outputs/CAMPAIGN/TIME/runs/LABEL/run.json
 
 
@@ -28,13 +34,28 @@ def started(run: Path) -> float:
 
 def runs_under(folder: Path) -> list[Path]:
     """Return every run below a folder, oldest first; ``latest`` links are not counted twice."""
-    files = [file for depth in range(1, DEPTH + 1) for file in folder.glob("*/" * depth + "run.json")]
-    found = {file.parent.resolve(): file.parent for file in files if not file.parent.is_symlink()}
+    found = {run.resolve(): run for run in _walk(folder, DEPTH) if not run.is_symlink()}
     return sorted(found.values(), key=lambda run: (started(run), run.name))
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the runs below a folder; what is inside a run is its own and not looked at."""
+    try:
+        with os.scandir(folder) as entries:
+            below = sorted(entry.path for entry in entries if entry.is_dir())
+    except OSError:  # a folder that may not be read, or is gone by now, holds no run for us
+        return
+    for path in map(Path, below):
+        if is_run(path):
+            yield path
+        elif depth > 1:
+            yield from _walk(path, depth - 1)
 
 
 def find_run(text: str, root: Path = OUTPUTS) -> Path:
     """Return the run directory that `text` means; `root` is where names are looked for.
+
+    A path, ``mini`` (its latest), ``mini@-2`` (the one before), any beginning that fits one run, or ``latest``.
 
     Raises:
         ConfigError: nothing fits, or several runs do; the message lists them.
@@ -51,8 +72,10 @@ def find_run(text: str, root: Path = OUTPUTS) -> Path:
     runs = runs_under(root)
     if name == "latest" and runs:
         return pick(runs, back, text)
-    if is_name(name, root):
-        return pick(runs_under(root / name), back, text)
+    if is_run(root / name):
+        return pick([root / name], back, text)
+    if "/" not in name and (of_one_toml := runs_under(root / name)):
+        return pick(of_one_toml, back, text)
     fitting = [run for run in runs if str(run.relative_to(root)).startswith(name) or run.name.startswith(name)]
     families = {run.relative_to(root).parts[0] for run in fitting}
     if len(fitting) == 1 or (len(families) == 1 and next(iter(families)).startswith(name)):
@@ -70,11 +93,6 @@ def split_position(text: str) -> tuple[str, int]:
     """Split ``mini@-2`` into a name and a position from the end; without one it is the last."""
     found = re.fullmatch(r"(.+)@-(\d+)", text)
     return (found[1], int(found[2])) if found and int(found[2]) > 0 else (text, 1)
-
-
-def is_name(name: str, root: Path) -> bool:
-    """Tell whether `name` is the folder of one TOML's runs."""
-    return "/" not in name and bool(runs_under(root / name))
 
 
 def pick(runs: list[Path], back: int, text: str) -> Path:
