@@ -78,6 +78,13 @@ class RunError(RetrainError):
     code = "run"
 
 
+class Incomplete(RetrainError):  # noqa: N818  the runs that are done stand
+    """A campaign has ended, and not all of its runs are done."""
+
+    exit_code = 3
+    code = "incomplete"
+
+
 class NotFinite(RunError):  # noqa: N818  it says what the numbers are
     """Weights that give no finite number any more."""
 

@@ -231,10 +231,10 @@ class RewardErrors(Rule):
 class Gap(Rule):
     """Train minus held-out reward widens: it rose three evaluations in a row, by more than 2 standard errors in all.
 
-        g_{i-3} < g_{i-2} < g_{i-1} < g_i   and   g_i - g_{i-3} > 2 sqrt(se_{i-3}² + se_i²)
+        g_{i-3} < g_{i-2} < g_{i-1} < g_i,   g_i - g_{i-3} > 2 sqrt(se_{i-3}² + se_i²),   g_i > 2 se_i
 
-    se is that of the held-out score. The problems are the same each time, so that the difference is surer than this
-    says. The entry is closed when the gap is back within those 2 errors of where the rise began.
+    se is that of the held-out score. A gap below zero that rises is a training mean that lags behind fast learning.
+    The entry is closed when the gap is back within those 2 errors of where the rise began.
     """
 
     name, keys, patience, recovery = "gap", ("eval/gap", "eval/score_se"), 1, 1
@@ -248,7 +248,7 @@ class Gap(Rule):
         now = self.last[-1]
         if self.began is None and len(self.last) > RISES:
             gaps = [gap for _, gap, _ in self.last]
-            if gaps == sorted(set(gaps)) and _beyond(self.last[0], now):
+            if gaps == sorted(set(gaps)) and _beyond(self.last[0], now) and now[1] > 2 * now[2]:
                 self.began = self.last[0]
         if self.began is None:
             return None

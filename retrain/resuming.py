@@ -103,7 +103,18 @@ def _value(composed: Composed, dotted: str) -> Any:
 
 
 def warnings(before: RunRecord, config: RunConfig, step: int, *, lost_all: bool) -> Iterator[str]:
-    """Yield what the user should know before a run goes on from a step."""
+    """Yield what the user should know before a run goes on from a step.
+
+    Raises:
+        ConfigError: it is finished, and its checkpoints are gone: beginning again would undo it.
+    """
+    if before.state == "done" and step == 0:
+        raise ConfigError(
+            f"{before.name} is finished, and there is no whole checkpoint of it to go on from",
+            'start a new run from its result: [model] adapter = "RUN/adapter"',
+        )
+    if before.steps_done and step == 0 and not lost_all:
+        yield f"no checkpoint was written yet: the run starts from the beginning, {before.steps_done} steps are lost"
     if lost_all:
         yield f"none of its checkpoints is whole: the run starts from the beginning, {before.steps_done} steps are lost"
     if config.training.max_steps != before.max_steps and (schedules := length_dependent(config)):
@@ -131,10 +142,13 @@ def check_data(before: RunRecord, dataset: Mapping[str, Any]) -> None:
         ConfigError: a problem was added, removed or changed since the run was started.
     """
     if before.dataset and before.dataset.get("digest") != dataset.get("digest"):
+        then, now = before.dataset.get("rows"), dataset["rows"]
+        counted = (
+            f"{then} rows are trained on, but not the same ones" if then == now else f"{then} rows then, {now} now"
+        )
         raise ConfigError(
             Problem(
-                message=f"the data of {dataset['name']} have changed since the run was started: "
-                f"{before.dataset.get('rows')} rows then, {dataset['rows']} now",
+                message=f"the data of {dataset['name']} have changed since the run was started: {counted}",
                 hint="restore them, or start a new run",
                 key="data.source",
             )

@@ -179,43 +179,42 @@ def _described(config: RunConfig, loaded: LoadedData) -> dict[str, Any]:
 # --- run ------------------------------------------------------------------------------------------------------------
 
 
-def run(composed: Composed, *, emit: Emit = ignore) -> RunResult:
+def run(composed: Composed, *, emit: Emit = ignore, directory: Path | None = None, follow: bool = True) -> RunResult:
     """Train what a config says: in a run directory of its own, or in the one that `resume.path` names.
+
+    directory: begin in exactly this directory instead, where no run has begun yet
+    follow:    start the process that mirrors the run into its trackers; a campaign has one for all of its runs
 
     Raises:
         ConfigError: the input is wrong; nothing was written.
         RunError: the run failed; its directory says why.
         Interrupted: it was asked to stop; its last finished step is saved.
     """
-    directory = resuming.wanted(composed, emit) if composed.config.resume.path else None
-    if directory is not None:
-        return resume(directory, composed, emit=emit)
+    if directory is None and composed.config.resume.path and (found := resuming.wanted(composed, emit)) is not None:
+        return resume(found, composed, emit=emit, follow=follow)
     signals = Signals()
     with Log(emit) as log, signals.listening():
         composed, started = with_seed(composed), time.time()
         with signals.allowed():
             built = build(composed, emit)
         try:
-            wanted = store.planned_directory(composed.config, composed.name, dt.datetime.now().astimezone())
-            directory = store.claim_directory(wanted)
-            if directory != wanted:
-                emit(Warned(message=f"{wanted} holds a run already; this one goes to {directory}"))
-            lock = store.RunLock.take(directory)
+            directory, lock = _own_directory(composed, emit) if directory is None else _this_directory(directory)
             name = composed.config.logging.run_name or run_name(directory, composed.name)
             source = str(composed.path.resolve()) if composed.path else ""
             record = _record(built, name=name, started=started, source=source, tracking_uri=built.tracking_uri)
             with store.needed(directory):
                 held = _open(directory, composed, record, lock)
                 store.point_latest(directory)
-                return _train(built.job, held, log, signals, resume_from=None)
+                return _train(built.job, held, log, signals, resume_from=None, follow=follow)
         finally:
             built.close()
 
 
-def resume(directory: Path, composed: Composed | None = None, *, emit: Emit = ignore) -> RunResult:
+def resume(directory: Path, composed: Composed | None = None, *, emit: Emit = ignore, follow: bool = True) -> RunResult:
     """Go on with a run that stopped, in place: from its newest whole checkpoint, or from the start if it has none.
 
     composed: what to go on with; None: the run's own config. Only length, saving, logging and health may differ.
+    follow:   as for `run`
 
     Raises:
         ConfigError: there is nothing to go on with: no run, one that is alive, finished, or of another config.
@@ -247,14 +246,41 @@ def resume(directory: Path, composed: Composed | None = None, *, emit: Emit = ig
                     tracking_uri=before.tracking_uri,
                 )
                 with store.needed(directory):
-                    held = _open(directory, composed, replace(record, steps_done=step, best=before.best), lock)
+                    held = _open(
+                        directory,
+                        composed,
+                        replace(record, steps_done=step, best=before.best, active_seconds=before.active_seconds),
+                        lock,
+                    )
                     held.cut_back(step)
                     checkpoint.set_aside(directory / "checkpoints", after=step)
-                    return _train(built.job, held, log, signals, resume_from=found)
+                    return _train(built.job, held, log, signals, resume_from=found, follow=follow)
             finally:
                 built.close()
     finally:
         lock.release()
+
+
+def _own_directory(composed: Composed, emit: Emit) -> tuple[Path, store.RunLock]:
+    """Create the directory of a run that begins now, and take its lock."""
+    wanted = store.planned_directory(composed.config, composed.name, dt.datetime.now().astimezone())
+    directory = store.claim_directory(wanted)
+    if directory != wanted:
+        emit(Warned(message=f"{wanted} holds a run already; this one goes to {directory}"))
+    return directory, store.RunLock.take(directory)
+
+
+def _this_directory(directory: Path) -> tuple[Path, store.RunLock]:
+    """Take the lock of a directory that was made for a run.
+
+    Raises:
+        ConfigError: a run has begun there.
+    """
+    lock = store.RunLock.take(directory)
+    if (directory / "run.json").exists():
+        lock.release()
+        raise ConfigError(f"{directory} holds a run already", f"to go on with it: retrain resume {directory}")
+    return directory, lock
 
 
 def with_seed(composed: Composed) -> Composed:
@@ -287,11 +313,13 @@ def _open(directory: Path, composed: Composed, record: RunRecord, lock: store.Ru
     return RunStore(directory, composed.config, record, lock)
 
 
-def _train(job: Job, held: RunStore, log: Log, signals: Signals, *, resume_from: Path | None) -> RunResult:
+def _train(
+    job: Job, held: RunStore, log: Log, signals: Signals, *, resume_from: Path | None, follow: bool
+) -> RunResult:
     first = checkpoint.step_of(resume_from) if resume_from else 0
     log.write_to(held.dir / "log.txt")
     logger.info("%s: training from step %d to %d", held.record.name, first, job.config.training.max_steps)
-    follower = tracking.Follower(held.dir)
+    follower = tracking.Follower(held.dir) if follow else None
     try:
         with held.writing_outcome(), Watchdog(held.dir, job.config.health.stall_timeout, logger.warning) as watchdog:
             watched = _watched(job.emit, watchdog, follower, first)
@@ -300,12 +328,13 @@ def _train(job: Job, held: RunStore, log: Log, signals: Signals, *, resume_from:
             result = job.backend.train(job, held, resume_from=resume_from)
             held.update(artifact=str(result.artifact))
     finally:
-        follower.start()  # a run that failed before its first step is tracked too
+        if follower is not None:
+            follower.start()  # a run that failed before its first step is tracked too
     logger.info("%s: done, %s", held.record.name, result.artifact)
     return result
 
 
-def _watched(emit: Emit, watchdog: Watchdog, follower: tracking.Follower, first: int) -> Emit:
+def _watched(emit: Emit, watchdog: Watchdog, follower: tracking.Follower | None, first: int) -> Emit:
     """Pass events on; tell the watchdog of phases, keep the follower at work from the first finished step on."""
     steps_done = first
 
@@ -320,6 +349,7 @@ def _watched(emit: Emit, watchdog: Watchdog, follower: tracking.Follower, first:
             logger.info("%s", event)
         if isinstance(event, StepDone):
             watchdog.phase("step", steps_done)
-            follower.ensure()
+            if follower is not None:
+                follower.ensure()
 
     return watch

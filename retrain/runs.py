@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrain.config.schema import Health
 from retrain.errors import ConfigError
-from retrain.references import OUTPUTS, is_run, runs_under, started
+from retrain.references import OUTPUTS, campaign_of, is_run, runs_under, started
 from retrain.store import RunRecord, slurm_job
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def newest_unfinished(name: str, source: Path, log_dir: str = "") -> Path | None
     source:  the TOML; runs of another one of the same name are not looked at
     log_dir: logging.log_dir; if it is set, that folder, LOG_DIR-2, LOG_DIR-3, … are looked at instead
 
-    Runs that still go on are left alone, and so are those whose run.json is damaged.
+    Runs that still go on are left alone, and so are those of a campaign and those whose run.json is damaged.
     """
     wanted = str(source.resolve())
     candidates = _in_log_dir(Path(log_dir).expanduser()) if log_dir else runs_under(OUTPUTS / name)
@@ -61,7 +61,8 @@ def newest_unfinished(name: str, source: Path, log_dir: str = "") -> Path | None
             record = sound_record(run)
         except ConfigError:
             continue
-        if record.source == wanted and record.state != "done" and not goes_on(run, record):
+        unfinished = record.source == wanted and record.state != "done" and not goes_on(run, record)
+        if unfinished and campaign_of(run) is None:
             return run
     return None
 

@@ -95,7 +95,8 @@ def _run_of(folder: Path) -> Path | None:
 
 def _of_run(run: Path, *, best: bool, step: int | None) -> Weights:
     record = RunRecord.read(run)
-    whole = compose(run / "config.toml", [ANY_START]).config.model.lora_rank == 0
+    model = compose(run / "config.toml", [ANY_START]).config.model
+    whole, start = model.lora_rank == 0, model.adapter or model.model
     kind = "model" if whole else "adapter"
     folder = run / (f"{kind}-best" if best else kind)
     if step is not None:
@@ -105,7 +106,7 @@ def _of_run(run: Path, *, best: bool, step: int | None) -> Weights:
     if not folder.is_dir() and best and record.best and record.best["step"] == 0:
         raise ConfigError(
             f"the best held-out score of {run} was before its first step: its best adapter is none",
-            f"retrain eval MODEL {run / 'config.toml'} scores the model that it began with",
+            f"retrain eval {start} {run / 'config.toml'} scores what it began with",
         )
     if not folder.is_dir():
         there = [f"--checkpoint {checkpoint.step_of(place)}" for place in checkpoint.complete(run / "checkpoints")]
@@ -281,7 +282,7 @@ def _trained_on(plan: Plan, tasks: Sequence[Task]) -> int | None:
     common = shared(now.test if plan.test else now.held_out, data.load(plain, plan.trained.places).tasks)
     if common == len(tasks):
         message = f"{plan.weights.run} was trained on all {common} of these problems: their score would tell nothing"
-        hint = "--test scores the source's own test split, --eval-source (and --eval-path) other problems"
+        hint = "--eval-source (and --eval-path) name other problems; --test scores the source's test split, if any"
         raise ConfigError(Problem(message=message, hint=hint))
     return common
 

@@ -64,6 +64,7 @@ class RunRecord:
     max_steps: int
     started: float
     ended: float | None = None
+    active_seconds: float = 0.0  # that processes have worked on it, those that were killed apart
     host: str = field(default_factory=socket.gethostname)
     pid: int = field(default_factory=os.getpid)
     process_start: float = field(default_factory=lambda: process_start(os.getpid()) or 0.0)
@@ -293,7 +294,7 @@ class RunStore:
         self.config = config
         self.record = record
         self._lock = lock
-        self._updating = threading.Lock()
+        self._updating, self._opened = threading.Lock(), time.time()
         self.update()
 
     def update(self, **changes: Any) -> None:
@@ -317,14 +318,18 @@ class RunStore:
             self._ended(state="failed", exit_reason=f"{type(error).__name__}: {error}")
             raise
         else:
-            self.update(state="done", ended=time.time())
+            self.update(state="done", **self._times())
         finally:
             self._lock.release()
 
     def _ended(self, **how: str) -> None:
         """Record a bad end, where the disk takes it: what went wrong is more use than that this was not written."""
         with contextlib.suppress(OSError):
-            self.update(**how, ended=time.time())
+            self.update(**how, **self._times())
+
+    def _times(self) -> dict[str, float]:
+        now = time.time()
+        return {"ended": now, "active_seconds": self.record.active_seconds + now - self._opened}
 
     def append_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write one line of metrics.jsonl. The steps done reach run.json when something else is written there.

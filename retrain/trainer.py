@@ -249,6 +249,7 @@ class Trainer(GRPOTrainer):
             RunError: with the command that looks into it.
         """
         step = self.state.global_step
+        narrow = ' or model.dtype = "float32"' if torch.finfo(self.policy.dtype).bits < 32 else ""
         file = training_state.keep_batch(
             self.store.dir,
             step=step,
@@ -260,7 +261,7 @@ class Trainer(GRPOTrainer):
         raise RunError(
             f"step {step + 1}: {reason}",
             f"retrain debug-batch {file} tells which completion and which weight;\n"
-            'a lower training.lr or model.dtype = "float32" usually helps',
+            f"a lower training.lr{narrow} usually helps",
         )
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Tensor:

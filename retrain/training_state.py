@@ -34,10 +34,13 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 def keep_batch(
     run_dir: Path, *, step: int, reason: str, inputs: Mapping[str, Any], model: torch.nn.Module, micro_batch_size: int
 ) -> Path:
-    """Write a batch and the weights that met it to RUN/debug/step-N.pt, for `retrain debug-batch`."""
+    """Write a batch and the weights that met it to RUN/debug/step-N.pt, for `retrain debug-batch`.
+
+    step: steps done before; the file is called after the step that it belongs to
+    """
     folder = run_dir / "debug"
     folder.mkdir(exist_ok=True)
-    file = folder / f"step-{step}.pt"
+    file = folder / f"step-{step + 1}.pt"
     weights = {name: p.detach().cpu() for name, p in model.named_parameters() if p.requires_grad}
     held = {name: value.cpu() if torch.is_tensor(value) else value for name, value in inputs.items()}
     kept = {

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from retrain import health, manual, registry, resuming
+from retrain import health, manual, power, registry, resuming
 from retrain.advantages import baselines, pipeline, signals
 from retrain.advantages.entropy_mask import EntropyMask
 from retrain.advantages.grams import GRAMS
 from retrain.advantages.pipeline import TransformPipeline
 from retrain.advantages.planning import RegexDetector
 from retrain.advantages.sepa_schedule import SepaSchedule
+from retrain.cli import campaign, campaign_table
 from retrain.cli.commands import COMMANDS
 from retrain.config import compose, schema
 from retrain.types import Batch
@@ -300,6 +301,8 @@ def test_every_toml_composes(document, tmp_path, monkeypatch):
         inside = path.relative_to(tmp_path)
         if inside.parts[0] == "conf":
             compose(None, [f"{inside.parent.name}={inside.stem}"], cwd=tmp_path)
+        elif campaign.is_one(inside, []):
+            campaign.planned(inside, [])
         else:
             compose(inside, cwd=tmp_path)
 
@@ -322,8 +325,13 @@ def test_every_command_is_one_and_its_arguments_compose(document, tmp_path, monk
             continue
         config, *rest = arguments
         assert config.endswith(".toml"), line
-        if (tmp_path / config).exists():
-            compose(Path(config), [word for word in rest if word not in ("--all", "--json")], cwd=tmp_path)
+        rest = [word for word in rest if word not in ("--all", "--json")]
+        if not (tmp_path / config).exists():
+            continue
+        if campaign.is_one(Path(config), rest):
+            campaign.planned(Path(config), campaign._take(rest)[1])
+        else:
+            compose(Path(config), rest, cwd=tmp_path)
 
 
 def test_every_rule_of_health_is_in_the_troubleshooting_table_and_has_its_advice():
@@ -335,6 +343,26 @@ def test_every_rule_of_health_is_in_the_troubleshooting_table_and_has_its_advice
             [said] = [row["limit"] for row in table("troubleshooting", "rule") if key.name in row["limit"]]
             percent = f"{100 * key.default:g} %"
             assert f"= {key.default}" in said or f"= {percent}" in said
+
+
+def test_the_manual_names_every_key_of_a_campaign_with_its_default():
+    rows = table("campaigns", "key of `[campaign]`", "default")
+    said = {name: row["default"].strip("`") for row in rows for name in re.findall(r"\w+", row["key of `[campaign]`"])}
+    known = {"seeds": "42 101 202 303 404 505 606 707", "conditions": "the ablation", "baseline": "the first"}
+    known |= {"launcher_options": "none", "launcher": "local", "metric": "eval/score"}
+    assert said == {name: known.get(name) or f"{key.default:g}" for name, key in schema.CAMPAIGN_KEYS.items()}
+
+
+def test_the_detectable_differences_of_the_manual_are_computed():
+    for row in table("campaigns", "seeds", "1 comparison"):
+        for number in (1, 2, 4):
+            said = row[f"{number} comparison" + "s" * (number > 1)]
+            assert printed(power.detectable_difference(int(row["seeds"]), number), said) == said
+
+
+def test_the_marks_of_the_manual_are_those_of_the_table():
+    said = {row["mark"]: row["in ASCII"] for row in table("campaigns", "mark", "in ASCII")}
+    assert said == {campaign_table.MARKS[name]: campaign_table.PLAIN_MARKS[name] for name in campaign_table.MARKS}
 
 
 def test_the_keys_that_may_change_on_resume_are_those_that_are_said_to():

@@ -145,6 +145,7 @@ def test_a_gap_must_rise_each_time_and_by_more_than_noise():
     assert broken(gaps(0.0, 0.3, 0.2, 0.4)) == []  # a rise that was interrupted
     assert broken(gaps(0.0, 0.1, 0.2, 0.3, se=0.2)) == []  # all within the error
     assert broken(gaps(0.3, 0.4, 0.5)) == []  # two rises
+    assert broken(gaps(-0.3, -0.2, -0.1, 0.01)) == []  # the training mean lags behind, and catches up
 
 
 def test_a_gap_is_whole_again_when_it_is_back_where_the_rise_began():

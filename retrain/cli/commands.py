@@ -47,8 +47,12 @@ goes on with it from its last checkpoint.""",
 Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those of a run.
 
 --all     every key, not only those that differ from the defaults
---json    one JSON document on stdout: kind, config, sources, derived, cautions, problems, runs;
-          errors as JSON on stderr""",
+--json    one JSON document on stdout: kind ("run" or "campaign"), config, sources, derived, cautions, problems, runs,
+          of a campaign also campaign; errors as JSON on stderr
+
+Of a TOML with [campaign], or with --multirun: how many runs, how much they generate, in which keys the conditions
+differ, how long it takes where earlier runs on this machine tell, and the smallest difference that so many seeds
+could detect. config is then what all runs have in common.""",
         module="explain",
     ),
     "fetch": Command(
@@ -71,6 +75,8 @@ Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those 
         details="""\
 --template NAME   demo: a tiny model, about a minute on any CPU (the default)
                   quickstart: a real model and your own problems, on one GPU
+                  campaign: three conditions and four seeds of the tiny model, and a verdict
+                  experiment: the same with a real model, a claim, a control and a budget
 --output FILE     where to write it (default retrain.toml); an existing file is never overwritten
 --list            show the templates and write nothing""",
         module="init",
@@ -104,14 +110,16 @@ With CONFIG.toml: also the modules of your own that it names. Nothing is importe
         module="plugins",
     ),
     "status": Command(
-        usage="retrain status [RUN|DIR …] [--watch] [--all] [--json]",
-        summary="see what the runs here are doing, and what to do about those in trouble",
+        usage="retrain status [RUN|CAMPAIGN|DIR …] [--watch] [--all] [--json]",
+        summary="see what the runs and campaigns here are doing, and what to do about those in trouble",
         details=f"""\
-Without arguments: the newest 20 runs under outputs/. DIR: all runs below that folder. One RUN: more about it.
+Without arguments: the newest 20 campaigns and the newest 20 other runs under outputs/. DIR: those below that folder.
+One RUN: more about it. One CAMPAIGN: its conditions and seeds as a table, with the curve of each run's reward.
 
 --watch   show it again every 2 seconds until Ctrl-C; in a pipe, a line for each run that has moved on
 --all     every run, not only the newest 20
---json    one JSON document on stdout: runs, newest first, all of them; errors as JSON on stderr
+--json    one JSON document on stdout: campaigns, and the runs that belong to none, newest first, all of them;
+          errors as JSON on stderr
 
 A run is running, done, failed or interrupted; stalled when it has made no progress for health.stall_timeout seconds;
 interrupted too when its process is gone without a word (kill -9); damaged when run.json cannot be read. On another
@@ -123,8 +131,37 @@ best_step, seconds_per_step, eta_seconds, started, ended (unix seconds), exit_re
 broken now: rule, step, message, hint, evidence, until), stacks (a file in directory), commands (what to type next).
 What is not known is null or "".
 
-{RUN_REFERENCES}""",
+A campaign in --json: directory, name, kind ("campaign" or "multirun"), state, cause, metric, baseline, max_workers,
+eta_seconds (of the whole), started, ended, conditions (labels, in order), seeds, counts (runs by state), steps_done,
+max_steps (of all runs together), commands, and runs: the keys of a run, and label (its condition), seed, attempts and
+metric_value (the last value of the campaign's metric). A run of a campaign may also be planned.
+
+{RUN_REFERENCES}
+CAMPAIGN likewise: abl is the latest campaign of abl.toml, and its runs are in its folder runs/.""",
         module="status",
+    ),
+    "compare": Command(
+        usage="retrain compare CAMPAIGN | RUN|CAMPAIGN … [--metric M] [--by KEY] [--failures floor] [--html FILE] …",
+        summary="say whether one condition is better than another, and how sure that is",
+        details=f"""\
+CAMPAIGN       its conditions against its baseline, and its report.html is written anew
+RUN|CAMPAIGN   several: conditions are what differs in their configs, the first one is the baseline
+
+--metric M        compare by another metric than the declared one (eval/score), at the planned last step
+--by KEY          make conditions of this config key only; several: KEY,KEY
+--failures floor  count failed runs with the lowest value there is, or 0 if that is lower; without it there is no
+                  verdict where conditions lost runs unequally
+--html FILE       write the report there; replaces FILE
+--json            one JSON document on stdout: name, headline, metric, baseline, min_effect, failures, compared,
+                  warnings, looks, conditions, comparisons, secondary, runs; null: not known; errors as JSON on stderr
+
+A comparison in --json: label, baseline, seeds (common ones), difference, low, high (95 %, jointly), p, p_holm,
+improvement (chance to be ahead on a new seed), improvement_low, improvement_high, verdict ("better", "worse",
+"equivalent", "cannot tell", "no verdict"), reason (of no verdict), spread, detectable, detectable_low, detectable_high,
+seeds_needed, sentence. What they mean: retrain man compare
+
+{RUN_REFERENCES}""",
+        module="compare",
     ),
     "resume": Command(
         usage="retrain resume RUN [OVERRIDE …] [--FLAG VALUE …]",
@@ -217,8 +254,8 @@ uncertainty, planning (null: not on file).
         module="rollouts",
     ),
     "ui": Command(
-        usage="retrain ui [RUN] [--experiment NAME] [--port N]",
-        summary="serve the tracker's pages: a run's, or the charts of all runs",
+        usage="retrain ui [RUN|CAMPAIGN] [--experiment NAME] [--port N]",
+        summary="serve the tracker's pages: a run's, a campaign's by condition, or the charts of all runs",
         details=f"""\
 Prints the address on stdout and serves it until Ctrl-C.
 
@@ -229,8 +266,8 @@ Prints the address on stdout and serves it until Ctrl-C.
         module="ui",
     ),
     "sync": Command(
-        usage="retrain sync RUN",
-        summary="send to the tracker what it has missed of a run",
+        usage="retrain sync RUN|CAMPAIGN",
+        summary="send to the tracker what it has missed of a run, or of a campaign and all its runs",
         details=RUN_REFERENCES,
         module="sync",
     ),

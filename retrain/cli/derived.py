@@ -34,6 +34,21 @@ class AdapterFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Volume:
+    """How much a run generates."""
+
+    completions_per_step: int
+    generated_batches: int
+    tokens_per_step_at_most: int
+    generated_tokens_at_most: int
+    rollout_bytes_at_most: int
+
+    @property
+    def completions(self) -> int:
+        return self.completions_per_step * self.generated_batches
+
+
+@dataclass(frozen=True, kw_only=True)
 class Derived:
     """Numbers and sentences that `explain` shows and `--json` gives under ``derived``."""
 
@@ -46,6 +61,8 @@ class Derived:
     skips_uninformative: bool
     skipping_reason: str
     rollout_bytes_at_most: int
+    evaluations: int
+    evaluation_tokens_at_most: int | None
     pipeline: list[str]
     model: ModelSize
     adapter: AdapterFacts | None
@@ -55,29 +72,57 @@ class Derived:
 
 def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
     """Work out what a run of this config would do, with the functions that the run itself uses where there are any."""
-    training, algorithm = config.training, config.algorithm
-    completions = training.batch_size * training.group_size
-    batches = math.ceil(training.max_steps / algorithm.num_iterations)
-    tokens = completions * training.max_tokens
-    keep = config.logging.keep_rollouts
-    kept = batches if keep == "all" else 0 if keep == "none" else batches // int(keep)
+    size = volume(config)
     skips, why = skipping(config)
     return Derived(
-        completions_per_step=completions,
-        tokens_per_step_at_most=tokens,
-        optimizer_steps=training.max_steps,
-        generated_batches=batches,
-        generated_tokens_at_most=batches * tokens,
-        clipping_can_act=algorithm.num_iterations > 1,
+        completions_per_step=size.completions_per_step,
+        tokens_per_step_at_most=size.tokens_per_step_at_most,
+        optimizer_steps=config.training.max_steps,
+        generated_batches=size.generated_batches,
+        generated_tokens_at_most=size.generated_tokens_at_most,
+        clipping_can_act=config.algorithm.num_iterations > 1,
         skips_uninformative=skips,
         skipping_reason=why,
-        rollout_bytes_at_most=kept * tokens * (TOKEN_BYTES + TEXT_BYTES),
+        rollout_bytes_at_most=size.rollout_bytes_at_most,
+        evaluations=evaluations(config),
+        evaluation_tokens_at_most=evaluation_tokens(config),
         pipeline=formulas.pipeline(config),
         model=measure(config),
         adapter=starting_adapter(config),
         memory=estimate.memory(config, device_bytes=memory_of_this_machine(config)),
         run_directory=store.planned_directory(config, name, now),
     )
+
+
+def volume(config: RunConfig) -> Volume:
+    """Work out how much a run of this config generates, evaluations apart."""
+    training = config.training
+    completions = training.batch_size * training.group_size
+    batches = math.ceil(training.max_steps / config.algorithm.num_iterations)
+    tokens = completions * training.max_tokens
+    keep = config.logging.keep_rollouts
+    kept = batches if keep == "all" else 0 if keep == "none" else batches // int(keep)
+    return Volume(
+        completions_per_step=completions,
+        generated_batches=batches,
+        tokens_per_step_at_most=tokens,
+        generated_tokens_at_most=batches * tokens,
+        rollout_bytes_at_most=kept * tokens * (TOKEN_BYTES + TEXT_BYTES),
+    )
+
+
+def evaluations(config: RunConfig) -> int:
+    """Count the held-out evaluations of a run: at the start, every `eval.every` steps, and at the end."""
+    steps, every = config.training.max_steps, config.eval.every
+    return len({*range(0, steps + 1, every), steps}) if every else 0
+
+
+def evaluation_tokens(config: RunConfig) -> int | None:
+    """Return the most that all evaluations generate, the final test apart; None: `examples` sets no bound."""
+    wanted = config.eval
+    if not wanted.examples:
+        return 0 if not wanted.every else None
+    return evaluations(config) * wanted.examples * wanted.samples * (wanted.max_tokens or config.training.max_tokens)
 
 
 def starting_adapter(config: RunConfig) -> AdapterFacts | None:
@@ -121,6 +166,9 @@ def sentence(config: RunConfig, derived: Derived) -> str:
         if derived.clipping_can_act
         else "Clipping cannot act: with num_iterations = 1 the ratio is 1"
     )
+    tokens = derived.evaluation_tokens_at_most
+    most = f", {tokens:,} tokens at most" if tokens is not None else ""
+    held_out = f" Evaluated {derived.evaluations} times on held-out problems{most}." if derived.evaluations else ""
     skip = "skipped" if derived.skips_uninformative else "not skipped"
     return (
         f"Trains {config.model.model}: {derived.optimizer_steps:,} optimiser steps. Each batch is "
@@ -128,6 +176,7 @@ def sentence(config: RunConfig, derived: Derived) -> str:
         f"{training.max_tokens:,} tokens, {derived.tokens_per_step_at_most:,} at most, for {use}; "
         f"{derived.generated_tokens_at_most:,} tokens at most in all. {clip}. "
         f"Completions without advantage are {skip} in the backward pass: {derived.skipping_reason}."
+        f"{held_out}"
     )
 
 

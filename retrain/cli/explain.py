@@ -18,8 +18,9 @@ from retrain.config.schema import KEYS
 from retrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
+    from retrain.campaign.plan import Plan
     from retrain.config import Composed
     from retrain.config.origins import Origin
     from retrain.estimate import Memory
@@ -35,16 +36,53 @@ def main(arguments: Sequence[str]) -> int:
     """
     switches, rest = take_switches(arguments, "--json", "--all")
     path, overrides = split_config(rest)
+    problems = [problem for problem in [missing("local", "training")] if problem]
+    from retrain.cli import campaign
+
+    if campaign.is_one(path, overrides):
+        return of_campaign(campaign.planned(path, overrides), problems, switches)
     from retrain.config import compose
 
     composed = compose(path, overrides)
-    derived = derive(composed.config, composed.name, dt.datetime.now().astimezone())
-    problems = [problem for problem in [missing("local", "training")] if problem]
+    derived = placed(composed, derive(composed.config, composed.name, dt.datetime.now().astimezone()))
     if "--json" in switches:
         print(json.dumps(document(composed, derived, problems), indent=2, ensure_ascii=False))
     else:
         print(text(composed, derived, problems, everything="--all" in switches))
     return 0
+
+
+def of_campaign(plan: Plan, problems: Sequence[Problem], switches: Collection[str]) -> int:
+    """Print the explanation of a campaign: the whole, then what all of its runs have in common."""
+    from retrain.cli import campaign_plan
+
+    found, common = campaign_plan.facts(plan), plan.composed
+    if "--json" in switches:
+        known = {
+            "kind": "campaign",
+            "config": masked(dataclasses.asdict(common.config), ""),
+            "sources": sources(common),
+            "cautions": looks_twice(plan),
+            "problems": [dataclasses.asdict(problem) for problem in problems],
+        }
+        print(json.dumps(known | campaign_plan.document(plan, found), indent=2, ensure_ascii=False))
+        return 0
+    everything = "--all" in switches
+    head = "Every run" if everything else f"Every run differs from the defaults in (all {len(KEYS)} keys: --all)"
+    parts = campaign_plan.text(plan, found)
+    varied = {"training.seed", *(key for row in found.conditions for key in row.differs)}
+    parts.append("\n".join([f"{head}:", *key_lines(common, everything=everything, without=varied)]))
+    size = derive(common.config, common.name, dt.datetime.now().astimezone())
+    parts.append("\n".join([f"Model:      {size_of(size)}", *memory_lines(size.memory)]))
+    parts += warnings(looks_twice(plan), problems)
+    print("\n\n".join(parts))
+    return 0
+
+
+def looks_twice(plan: Plan) -> list[str]:
+    """Return the cautions about the runs of a campaign, each once."""
+    firsts = {cell.label: cell.composed.config for cell in reversed(plan.cells)}
+    return list(dict.fromkeys(line for config in firsts.values() for line in cautions(config)))
 
 
 def split_config(arguments: Sequence[str]) -> tuple[Path, list[str]]:
@@ -77,21 +115,28 @@ def text(composed: Composed, derived: Derived, problems: Sequence[Problem], *, e
     parts.append("\n".join(["Pipeline:", *(f"  {line}" for line in derived.pipeline)]))
     parts.append("\n".join(fact_lines(derived)))
     parts.append("\n".join(memory_lines(derived.memory)))
-    if found := list(cautions(composed.config)):
+    parts += warnings(list(cautions(composed.config)), problems)
+    return "\n\n".join(parts)
+
+
+def warnings(found: Sequence[str], problems: Sequence[Problem]) -> list[str]:
+    """Return the last paragraphs: what deserves a second look, and what would stop it."""
+    width, parts = min(100, shutil.get_terminal_size((100, 24)).columns), []
+    if found:
         folded = [textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ") for line in found]
         parts.append("\n".join(["Look twice:", *folded]))
     if problems:
         parts.append("\n".join(["Problems:", *textwrap.indent("\n".join(map(str, problems)), "  ").splitlines()]))
-    return "\n\n".join(parts)
+    return parts
 
 
-def key_lines(composed: Composed, *, everything: bool) -> list[str]:
+def key_lines(composed: Composed, *, everything: bool, without: Collection[str] = ()) -> list[str]:
     """Return a line per key: value, origin, and what it shadows. Without `everything`, those that were given."""
     rows = []
     for dotted, key in KEYS.items():
         value = value_of(composed, dotted)
         hidden = composed.shadowed.get(dotted, [])
-        if everything or value != key.default or hidden:
+        if dotted not in without and (everything or value != key.default or hidden):
             shadows = "; ".join(f"instead of {shown(old, dotted)} ({place})" for old, place in hidden)
             rows.append((dotted, shown(value, dotted), str(origin_of(composed, dotted)), shadows))
     if not rows:
@@ -101,17 +146,23 @@ def key_lines(composed: Composed, *, everything: bool) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
+def placed(composed: Composed, derived: Derived) -> Derived:
+    """Name the run that this one would go on with, where `resume.path` asks for one.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    if not composed.config.resume.path:
+        return derived
+    from retrain import resuming
+    from retrain.events import ignore
+
+    found = resuming.wanted(composed, ignore)
+    return derived if found is None else dataclasses.replace(derived, run_directory=found)
+
+
 def fact_lines(derived: Derived) -> list[str]:
     """Return the model's size, the disk and the place that the run would take."""
-    model = derived.model
-    if model.parameters is None or model.trainable is None:
-        size = model.note
-    else:
-        share = f"{model.trainable / model.parameters:.2%}"
-        trained = "all are trained"
-        if model.trainable != model.parameters:
-            trained = f"the adapter trains {model.trainable:,} ({share} of that)"
-        size = f"{model.parameters:,} parameters ({model.architecture}); {trained}"
     start = derived.adapter
     started = (
         []
@@ -119,11 +170,23 @@ def fact_lines(derived: Derived) -> list[str]:
         else [f"Adapter:    {start.folder}: rank {start.rank}, alpha {start.alpha:g}, {start.target_modules}"]
     )
     return [
-        f"Model:      {size}",
+        f"Model:      {size_of(derived)}",
         *started,
         f"Disk:       rollouts take at most about {bytes_text(derived.rollout_bytes_at_most)}",
         f"Directory:  {derived.run_directory}",
     ]
+
+
+def size_of(derived: Derived) -> str:
+    """Say how many parameters the model has, and how many of them are trained."""
+    model = derived.model
+    if model.parameters is None or model.trainable is None:
+        return model.note
+    share = f"{model.trainable / model.parameters:.2%}"
+    trained = "all are trained"
+    if model.trainable != model.parameters:
+        trained = f"the adapter trains {model.trainable:,} ({share} of that)"
+    return f"{model.parameters:,} parameters ({model.architecture}); {trained}"
 
 
 def memory_lines(memory: Memory) -> list[str]:
@@ -178,10 +241,7 @@ def document(composed: Composed, derived: Derived, problems: Sequence[Problem]) 
     return {
         "kind": "run",
         "config": masked(dataclasses.asdict(composed.config), ""),
-        "sources": {
-            "files": [str(path) for path in composed.sources],
-            "keys": {dotted: source(composed, dotted) for dotted in KEYS},
-        },
+        "sources": sources(composed),
         "derived": {
             **dataclasses.asdict(derived),
             "run_directory": str(derived.run_directory),
@@ -197,6 +257,14 @@ def document(composed: Composed, derived: Derived, problems: Sequence[Problem]) 
                 "steps": composed.config.training.max_steps,
             }
         ],
+    }
+
+
+def sources(composed: Composed) -> dict[str, Any]:
+    """Return the files that were read, and where each key's value comes from."""
+    return {
+        "files": [str(path) for path in composed.sources],
+        "keys": {dotted: source(composed, dotted) for dotted in KEYS},
     }
 
 

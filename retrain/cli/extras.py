@@ -9,7 +9,7 @@ from retrain.errors import ConfigError, Problem
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "local": run.NEEDED,
-    "tracking": ("mlflow", "pyarrow"),
+    "tracking": ("mlflow", "pyarrow", "numpy", "scipy", "jinja2"),
 }
 """Extra of pyproject.toml → the modules that tell whether it is installed."""
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 TEMPLATES: dict[str, str] = {
     "demo": "a tiny model learns to add: about a minute on any CPU, no download",
     "quickstart": "a real model on competition maths or your own problems, on one GPU",
+    "campaign": "three conditions and four seeds of the tiny model, and a verdict: some minutes on any CPU",
+    "experiment": "a claim, its baseline and a control on a real model, with five seeds, a budget and a verdict",
 }
 """Name → what it is; the text is in templates/NAME.toml."""
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,12 +56,26 @@ def dispatch(arguments: list[str]) -> int:
         print(f"retrain {__version__}")
         return 0
     name, rest = (first, arguments[1:]) if first in COMMANDS else ("train", arguments)
+    if name in ("train", "resume"):
+        heed_signals()
     if "--help" in rest or "-h" in rest:
         print(command_help(name))
         return 0
     if name == "train" and rest:
         check_config(rest[0], rest)
     return importlib.import_module(f"retrain.cli.{COMMANDS[name].module}").main(rest)
+
+
+def heed_signals() -> None:
+    """Let a batch system stop a run that has not begun yet, with the exit code that says so."""
+
+    def stop(number: int, _: object) -> None:
+        raise Interrupted(f"stopped by {signal.Signals(number).name}")
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, stop)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # there is nothing to save
 
 
 def check_config(first: str, arguments: Sequence[str]) -> None:

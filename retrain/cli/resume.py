@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from retrain.cli import campaign
 from retrain.cli.flags import one_run
 from retrain.cli.train import watched
-from retrain.references import find_run
+from retrain.references import find_either, is_campaign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,9 @@ def main(arguments: Sequence[str]) -> int:
     overrides = arguments[1:]
     if overrides and not overrides[0].startswith(("-", "~", "+")) and "=" not in overrides[0]:
         one_run("resume", arguments)
-    run_dir = find_run(one_run("resume", arguments[:1]))
+    run_dir = find_either(one_run("resume", arguments[:1]))
+    if is_campaign(run_dir):
+        return campaign.resume(run_dir, overrides)
     from retrain import run
     from retrain.config import compose
 

@@ -1,4 +1,4 @@
-"""`retrain status`: what has become of the runs here, and what to do about those in trouble."""
+"""`retrain status`: what has become of the runs and campaigns here, and what to do about those in trouble."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from retrain.cli import status_view
+from retrain.campaign.state import Curves, state_of_campaign
+from retrain.cli import campaign_table, status_view
 from retrain.cli.flags import parse
 from retrain.cli.rollouts import finite_values
 from retrain.cli.status_view import Style
 from retrain.errors import ConfigError
-from retrain.references import OUTPUTS, find_run, is_run, runs_under
-from retrain.runs import state_of
+from retrain.references import OUTPUTS, entries_under, find_either, is_campaign, is_either
+from retrain.runs import RunState, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from retrain.runs import RunState
+    from retrain.campaign.state import CampaignState
 
 SWITCHES = ("--watch", "--json", "--all")
-LISTED = 20  # runs in a table without --all
+LISTED = 20  # runs, and campaigns, in a table without --all
 WATCH_SECONDS = 2.0
 HOME, CLEAR_LINE, CLEAR_BELOW, CLEAR = "\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J\x1b[H"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """List the runs under outputs/, or those given; of one run that is named, say more.
+    """List the runs and campaigns under outputs/, or those given; of one that is named, say more.
 
     Raises:
         ConfigError: no such run or folder, or --json together with --watch.
@@ -38,9 +39,14 @@ def main(arguments: Sequence[str]) -> int:
     flags, given = parse("status", arguments, switches=SWITCHES)
     if "--json" in flags and "--watch" in flags:
         raise ConfigError("--json is one document and --watch never ends; take one of them")
-    found, _ = runs_of(given)
+    found, _ = entries_of(given)
     if "--json" in flags:
-        print(json.dumps({"runs": [document(state_of(run)) for run in found]}, ensure_ascii=False, allow_nan=False))
+        runs, campaigns = split(found)
+        documents = {
+            "campaigns": [campaign_document(state_of_campaign(one)) for one in campaigns],
+            "runs": [document(state_of(run)) for run in runs],
+        }
+        print(json.dumps(documents, ensure_ascii=False, allow_nan=False))
         return 0
     everything = "--all" in flags
     if "--watch" not in flags:
@@ -52,38 +58,54 @@ def main(arguments: Sequence[str]) -> int:
         return 0
 
 
-def runs_of(given: Sequence[str]) -> tuple[list[Path], bool]:
-    """Return the runs that are meant, newest first, and whether it is one that was named.
+def entries_of(given: Sequence[str]) -> tuple[list[Path], bool]:
+    """Return the runs and campaigns that are meant, newest first, and whether it is one that was named.
 
     Raises:
         ConfigError: a reference that means no run, or a folder without any.
     """
     if not given:
-        return runs_under(OUTPUTS)[::-1], False
-    if len(given) == 1 and (is_run(Path(given[0])) or not Path(given[0]).is_dir()):
-        return [find_run(given[0])], True
+        return entries_under(OUTPUTS)[::-1], False
+    if len(given) == 1 and (is_either(Path(given[0])) or not Path(given[0]).is_dir()):
+        return [find_either(given[0])], True
     found: dict[Path, Path] = {}
     for reference in given:
         folder = Path(reference)
-        below = runs_under(folder)[::-1] if folder.is_dir() and not is_run(folder) else [find_run(reference)]
+        listed = folder.is_dir() and not is_either(folder)
+        below = entries_under(folder)[::-1] if listed else [find_either(reference)]
         if not below:
             raise ConfigError(f"there is no run in {folder}", "retrain status lists those under outputs/")
-        found |= {run.resolve(): run for run in below}
+        found |= {one.resolve(): one for one in below}
     return list(found.values()), False
 
 
-def text(given: Sequence[str], style: Style, *, everything: bool) -> str:
-    """Return what is shown of the runs that are meant, as of now."""
-    found, named = runs_of(given)
+def split(found: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the runs, and the campaigns."""
+    return [one for one in found if not is_campaign(one)], [one for one in found if is_campaign(one)]
+
+
+def text(given: Sequence[str], style: Style, *, everything: bool, curves: Curves | None = None) -> str:
+    """Return what is shown of the runs and campaigns that are meant, as of now."""
+    found, named = entries_of(given)
     if not found:
         return f"no runs under {OUTPUTS}/ yet\n  retrain CONFIG.toml starts one; retrain init writes a CONFIG.toml"
     now = time.time()
+    if named and is_campaign(found[0]):
+        return campaign_table.detail(state_of_campaign(found[0], now), style, now, curves)
     if named:
         return status_view.detail(state_of(found[0], now), style, now)
-    kept = found if everything else found[:LISTED]
-    shown = status_view.table([state_of(run, now) for run in kept], style, now)
-    older = len(found) - len(kept)
-    return shown if older == 0 else f"{shown}\n… {older} older: --all"
+    runs, campaigns = split(found)
+    shown, older = [], 0
+    if campaigns:
+        kept = campaigns if everything else campaigns[:LISTED]
+        shown.append(campaign_table.table([state_of_campaign(one, now) for one in kept], style))
+        older += len(campaigns) - len(kept)
+    if runs:
+        kept = runs if everything else runs[:LISTED]
+        shown.append(status_view.table([state_of(run, now) for run in kept], style, now))
+        older += len(runs) - len(kept)
+    both = "\n\n".join(shown)
+    return both if older == 0 else f"{both}\n… {older} older: --all"
 
 
 # --- for programs ---------------------------------------------------------------------------------------------------
@@ -97,6 +119,38 @@ def document(state: RunState) -> dict[str, Any]:
     return finite_values(values) | {"commands": [command for command, _ in status_view.commands(state)]}
 
 
+def campaign_document(state: CampaignState) -> dict[str, Any]:
+    """Return a campaign for a program. Its keys are a public contract, listed in the command's help."""
+    cells = [
+        {
+            "name": cell.name,
+            "label": cell.label,
+            "seed": cell.seed,
+            "attempts": cell.attempts,
+            "metric_value": cell.metric,
+            **document(cell.run or RunState(directory=cell.directory, name=cell.name, state=cell.state)),
+            "state": cell.state,
+            "cause": cell.cause,
+            "started": cell.started,
+            "ended": cell.ended,
+            "max_steps": cell.max_steps,
+        }
+        for cell in state.cells
+    ]
+    names = ("name", "kind", "state", "cause", "metric", "baseline", "max_workers", "eta_seconds", "started", "ended")
+    return {
+        "directory": str(state.directory),
+        **{name: getattr(state, name) for name in names},
+        "conditions": state.labels,
+        "seeds": state.seeds,
+        "counts": dict(state.counts),
+        "steps_done": state.steps_done,
+        "max_steps": state.max_steps,
+        "commands": [command for command, _ in campaign_table.commands(state)],
+        "runs": cells,
+    }
+
+
 # --- again and again ------------------------------------------------------------------------------------------------
 
 
@@ -104,8 +158,10 @@ def watch(given: Sequence[str], *, everything: bool) -> NoReturn:
     """Show the runs until Ctrl-C: redrawn in place on a terminal, else a line for each run that has moved on."""
     if sys.stdout.isatty():
         print(CLEAR, end="")
+        curves = Curves()
         while True:
-            print(frame(text(given, Style.of(sys.stdout), everything=everything)), end="", flush=True)
+            shown = text(given, Style.of(sys.stdout), everything=everything, curves=curves)
+            print(frame(shown), end="", flush=True)
             time.sleep(WATCH_SECONDS)
     seen: dict[Path, tuple[Any, ...]] = {}
     while True:
@@ -122,12 +178,31 @@ def frame(shown: str) -> str:
 
 
 def news(given: Sequence[str], seen: dict[Path, tuple[Any, ...]]) -> list[str]:
-    """Return a line for each run whose state, phase or step is not what was last `seen`; oldest first."""
+    """Return a line for each run whose state, phase or step is not what was last `seen`; oldest first.
+
+    A run of a campaign gets one only when its state changes: there are many of them.
+    """
     now, lines = time.time(), []
-    for run in reversed(runs_of(given)[0]):
-        state = state_of(run, now)
+    for entry in reversed(entries_of(given)[0]):
+        if is_campaign(entry):
+            lines += campaign_news(state_of_campaign(entry, now), seen, now)
+            continue
+        state = state_of(entry, now)
         moved = (state.state, state.phase, state.steps_done, state.cause if state.state != "stalled" else "")
-        if seen.get(run) != moved:
-            seen[run] = moved
+        if seen.get(entry) != moved:
+            seen[entry] = moved
             lines.append(status_view.line(state, now))
+    return lines
+
+
+def campaign_news(state: CampaignState, seen: dict[Path, tuple[Any, ...]], now: float) -> list[str]:
+    """Return a line for the campaign and for each of its runs whose state is not what was last `seen`."""
+    lines = []
+    if seen.get(state.directory) != (moved := (state.state, state.counts)):
+        seen[state.directory] = moved
+        lines.append(campaign_table.news(state, now))
+    for cell in state.cells:
+        if seen.get(cell.directory, ("planned",)) != (cell.state,):
+            seen[cell.directory] = (cell.state,)
+            lines.append(campaign_table.line(state, cell, now))
     return lines

@@ -26,7 +26,7 @@ COLOURS = {"running": 36, "done": 32, "failed": 31, "interrupted": 33, "stalled"
 DIM = 2
 ENDED = ("done", "failed", "interrupted", "damaged")
 COLUMNS = ("run", "state", "step", "doing", "reward", "correct", "held-out", "time")
-DROPPED = ("correct", "doing", "time", "held-out", "reward")  # on a narrow terminal, in this order
+DROPPED = ("correct", "doing", "time", "held-out", "reward", "running", "failed")  # on a narrow terminal, in this order
 RIGHT = ("step", "reward", "correct", "held-out")
 GAP = "  "
 NARROWEST = 12  # columns of a run's name
@@ -34,17 +34,19 @@ NARROWEST = 12  # columns of a run's name
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """What the place can show. width: None where lines may be of any length."""
+    """What the place can show. width: None where lines may be of any length; unicode: marks and bars of curves."""
 
     width: int | None = None
     colour: bool = False
+    unicode: bool = True
 
     @classmethod
     def of(cls, stream: TextIO) -> Self:
+        unicode = "utf" in (getattr(stream, "encoding", None) or "utf-8").lower()
         if not stream.isatty():
-            return cls()
+            return cls(unicode=unicode)
         plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-        return cls(width=shutil.get_terminal_size().columns, colour=not plain)
+        return cls(width=shutil.get_terminal_size().columns, colour=not plain, unicode=unicode)
 
     def paint(self, text: str, code: int | None) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code is not None else text
@@ -112,7 +114,7 @@ def fit(widths: dict[str, int], width: int | None) -> None:
     for name in DROPPED:
         if width is None or total(widths) <= width:
             return
-        del widths[name]
+        widths.pop(name, None)
     if width is not None and total(widths) > width:
         widths["run"] = max(NARROWEST, widths["run"] - total(widths) + width)
 

@@ -129,7 +129,7 @@ def problems(record: RunRecord) -> list[str]:
 def summarise(run_dir: Path) -> str:
     """Return the last words on a run that has ended, however it did."""
     record, metrics = RunRecord.read(run_dir), read_metrics(run_dir)
-    spent = f" in {duration(record.ended - record.started)}" if record.ended else ""
+    spent = f" in {duration(record.active_seconds or record.ended - record.started)}" if record.ended else ""
     state = "interrupted" if record.state == "running" else record.state  # ended before it could say so
     lines = ["", f"{record.name}: {state}, {record.steps_done} of {record.max_steps} steps{spent}"]
     lines.append(textwrap.indent(verdict(metrics), "  "))

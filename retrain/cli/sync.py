@@ -1,4 +1,4 @@
-"""`retrain sync RUN`: send to the tracker what it has missed."""
+"""`retrain sync RUN|CAMPAIGN`: send to the tracker what it has missed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from retrain.cli import extras
 from retrain.cli.flags import one_run
-from retrain.references import find_run
+from retrain.references import find_either, is_campaign
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,11 +19,12 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: no such run, or no tracker installed.
     """
-    run_dir = find_run(one_run("sync", arguments))
+    directory = find_either(one_run("sync", arguments))
     extras.require("tracking", "sending a run to its tracker")
+    from retrain.tracking.campaigns import sync_campaign
     from retrain.tracking.follower import sync
 
     def report(text: str) -> None:
         print(text, file=sys.stderr)
 
-    return 0 if sync(run_dir, report) else 1
+    return 0 if (sync_campaign if is_campaign(directory) else sync)(directory, report) else 1

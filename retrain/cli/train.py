@@ -30,6 +30,10 @@ def main(arguments: Sequence[str]) -> int:
     """
     if not arguments:
         raise ConfigError("retrain train takes a config; retrain CONFIG.toml")
+    from retrain.cli import campaign
+
+    if campaign.is_one(Path(arguments[0]), arguments[1:]):
+        return campaign.main(Path(arguments[0]), arguments[1:])
     from retrain.config import compose
 
     composed = compose(Path(arguments[0]), arguments[1:])

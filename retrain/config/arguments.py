@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+EXAMPLES = {"resume.path": "auto", "model.adapter": "RUN/adapter"}  # where the default says nothing
+
 _OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<name>[^=]*?)(?:=(?P<text>.*))?", re.DOTALL)
 
 
@@ -179,7 +181,9 @@ def _flag(found: Arguments, argument: str, rest: list[str]) -> None:
         if switch:
             text = rest.pop(0) if rest and rest[0].lower() in {"true", "false"} else "true"
         elif not rest or rest[0].startswith("--"):
-            example = values.show(KEYS[dotted].default) if dotted else {"--config-dir": "DIR"}.get(name, "NAME=VALUE")
+            default = values.show(KEYS[dotted].default) if dotted else ""
+            flags = {"--config-dir": "DIR", "--backend-opt": "NAME=VALUE"}
+            example = EXAMPLES.get(dotted or "") or default or flags[name]
             found.refuse(
                 name,
                 "a value is missing",

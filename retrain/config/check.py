@@ -111,8 +111,9 @@ def adapter_fits_the_config(composed: Composed) -> Iterator[Problem]:
     if folder is None and (_looks_local(name, composed.cwd / Path(name).expanduser(), composed.cwd)):
         hint = "an adapter of a run is RUN/adapter; a hub id is written org/name"
         yield problem(composed, "model.adapter", "is a folder that does not exist", hint)
-    elif folder is None and not _HUB_ID.fullmatch(name):
-        yield problem(composed, "model.adapter", "is neither a folder nor a hub id", 'a hub id is written "org/name"')
+    elif folder is None and not (_HUB_ID.fullmatch(name) and "/" in name):
+        hint = 'a hub id is written "org/name"; the adapter of a run is named by its path: outputs/mini/latest/adapter'
+        yield problem(composed, "model.adapter", "is neither a folder nor a hub id", hint)
     elif folder is not None and (trouble := adapter.not_an_adapter(folder)):
         yield problem(composed, "model.adapter", *trouble)
     elif folder is not None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import retrain
 from retrain.config import arguments as command_line
-from retrain.config import toml
+from retrain.config import campaign, toml
 from retrain.config.check import check
-from retrain.config.interpolation import escape, rerunnable
+from retrain.config.interpolation import escape, has_interpolation, rerunnable
 from retrain.config.layers import Library, Reader, package_conf
 from retrain.config.merge import merge, no_garbage_collection
 from retrain.config.origins import Layer, Origin, owned_below, trace
@@ -28,6 +28,8 @@ from retrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from retrain.config.campaign import CampaignTable, Condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class Composed:
     sources: Sequence[Path]  # every TOML that was read
     places: Sequence[Path]  # where plugins and data files are looked for: the TOML's folder, the working directory
     written: Mapping[str, Any]  # every key's value before interpolation
+    campaign: CampaignTable | None = None  # [campaign], where the TOML has one
 
     @property
     def cwd(self) -> Path:
@@ -87,8 +90,71 @@ def compose(path: Path | None, arguments: Sequence[str] = (), *, cwd: Path | Non
         ConfigError: all problems of a stage: of files and arguments, else of the composed config.
     """
     cwd = Path.cwd() if cwd is None else cwd.resolve()
+    return _composed(_read(path, arguments, cwd), path, cwd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig:
+    """One condition with one seed, composed."""
+
+    condition: Condition
+    seed: int
+    composed: Composed
+
+
+def compose_campaign(
+    path: Path, arguments: Sequence[str] = (), *, changes: Mapping[str, Any] | None = None, cwd: Path | None = None
+) -> tuple[Composed, list[CellConfig]]:
+    """Compose a TOML with `[campaign]`: what all of its runs have in common, and each condition with each seed.
+
+    files < the campaign's own max_steps and seeds < a condition < the command line
+
+    changes: keys of `[campaign]` that the command line sets
+
+    Raises:
+        ConfigError: all problems of a stage, those of conditions with their line.
+    """
+    cwd = Path.cwd() if cwd is None else cwd.resolve()
+    plan = _read(path, arguments, cwd)
+    assert plan.campaign is not None, "the caller has looked for [campaign]"
+    table = replace(plan.campaign, values=replace(plan.campaign.values, **(changes or {})))
+    plan = replace(plan, campaign=table)
+    given = plan.above[-1].values.get("training.seed")
+    problems: list[Problem] = []
+    cells: list[CellConfig] = []
+    for condition in table.conditions:
+        seeds = table.values.seeds if given is None else [given]
+        for seed in seeds:
+            if cells and cells[-1].condition is condition and not _interpolates(cells[-1].composed):
+                cells.append(replace(cells[-1], seed=seed, composed=_with_seed(cells[-1].composed, seed)))
+                continue
+            own = {"training.seed": seed} | ({"training.max_steps": steps} if (steps := table.values.max_steps) else {})
+            origins = {"training.seed": table.at("seeds"), "training.max_steps": table.at("max_steps")}
+            layers = [Layer(values=own, origins={dotted: origins[dotted] for dotted in own}), *condition.layers]
+            try:
+                composed = _composed(replace(plan, files=[*plan.files, *layers]), path, cwd)
+            except ConfigError as error:
+                problems += error.problems
+                break  # another seed would say the same
+            cells.append(CellConfig(condition=condition, seed=seed, composed=composed))
+    if problems:
+        raise ConfigError(problems)
+    return _composed(plan, path, cwd), cells
+
+
+def _interpolates(composed: Composed) -> bool:
+    """Tell whether any value depends on another one."""
+    return any(has_interpolation(value) for value in composed.written.values())
+
+
+def _with_seed(composed: Composed, seed: int) -> Composed:
+    """Return the same config with another seed, for the price of two copies."""
+    config = replace(composed.config, training=replace(composed.config.training, seed=seed))
+    return replace(composed, config=config, written={**composed.written, "training.seed": seed})
+
+
+def _composed(plan: _Plan, path: Path | None, cwd: Path) -> Composed:
     with no_garbage_collection():
-        plan = _read(path, arguments, cwd)
         origins, shadowed = trace([*plan.files, *plan.above])
         config, written = merge(plan.files, plan.above, plan.overrides, plan.library, origins, plan.places)
     composed = Composed(
@@ -100,6 +166,7 @@ def compose(path: Path | None, arguments: Sequence[str] = (), *, cwd: Path | Non
         sources=plan.sources,
         places=plan.places,
         written=written,
+        campaign=plan.campaign,
     )
     composed = _locate_data(composed)
     problems = check(composed)
@@ -118,6 +185,7 @@ class _Plan:
     library: Library
     sources: Sequence[Path]
     places: Sequence[Path]
+    campaign: CampaignTable | None
 
 
 def _read(path: Path | None, arguments: Sequence[str], cwd: Path) -> _Plan:
@@ -133,6 +201,9 @@ def _read(path: Path | None, arguments: Sequence[str], cwd: Path) -> _Plan:
     beside = [file.path.parent / "conf" for file in reversed(files)] if path else [cwd / "conf"]
     folders = [f.resolve() for f in [*reversed(given.config_dirs), *beside, package_conf()] if f.is_dir()]
     library = Library(list(dict.fromkeys(folders)), cwd)
+    table = campaign.read(files, reader, cwd)
+    if table is not None:
+        table = replace(table, conditions=[condition.resolved(reader, library) for condition in table.conditions])
     plan = _Plan(
         files=[layer for file in files for layer in reader.file_layers(file, library)],
         above=[*reader.choice_layers(list(given.choices.values()), library), given.layer()],
@@ -140,6 +211,7 @@ def _read(path: Path | None, arguments: Sequence[str], cwd: Path) -> _Plan:
         library=library,
         sources=reader.sources,
         places=places,
+        campaign=table,
     )
     problems = [*reader.problems, *given.problems, *given.check(places), *load_dotenv(cwd)]
     problems += _absent_removals(plan, given)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from retrain.config.schema import Key
 
 _WHOLE = re.compile(r"[+-]?\d(?:_?\d)*")
-_QUOTED = re.compile(r"""'((?:\\.|[^\\'])*)'|"((?:\\.|[^\\"])*)\"""", re.DOTALL)
+QUOTED = re.compile(r"""'((?:\\.|[^\\'])*)'|"((?:\\.|[^\\"])*)\"""", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_$][\w$-]*|\d+")
 """Names that Hydra's grammar takes in a key."""
 
@@ -51,7 +51,7 @@ def parse(key: Key, text: str, *, entry: bool = False, quotes: bool = True) -> A
 
 def unquoted(text: str) -> str:
     """Return the text without the quotes around it, if any."""
-    found = _QUOTED.fullmatch(text)
+    found = QUOTED.fullmatch(text)
     if found is None:
         return text
     quote, inner = text[0], text[1:-1]
@@ -60,7 +60,7 @@ def unquoted(text: str) -> str:
 
 def scalar(text: str) -> Any:
     """Return a number or truth value where the text is one, else the text."""
-    if _QUOTED.fullmatch(text):
+    if QUOTED.fullmatch(text):
         return unquoted(text)
     if text.lower() in {"true", "false"}:
         return text.lower() == "true"
@@ -103,7 +103,7 @@ class _Values:
 
     def _word(self, ends: str) -> str:
         self._next()
-        if quoted := _QUOTED.match(self.text, self.at):
+        if quoted := QUOTED.match(self.text, self.at):
             self.at = quoted.end()
             return quoted[0]
         found = re.compile(rf"(?:\$\{{[^}}]*\}}|[^{re.escape(ends)}])*").match(self.text, self.at)

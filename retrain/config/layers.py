@@ -127,7 +127,7 @@ class Reader:
 
     def file_layers(self, file: toml.TomlFile, library: Library) -> list[Layer]:
         """Return what a TOML says: one layer for each of its choices, then one for its body."""
-        body = {name: value for name, value in file.table.items() if name not in {"extends", "defaults"}}
+        body = {name: value for name, value in file.table.items() if name not in {"extends", "defaults", "campaign"}}
         return [*self.choice_layers(self.choices(file), library), self._sections(file, body, kind="file")]
 
     def choices(self, file: toml.TomlFile, groups: Sequence[str] = CHOICES) -> list[Choice]:

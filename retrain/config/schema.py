@@ -347,6 +347,25 @@ class Health:
 
 
 @dataclass
+class Campaign:
+    """Conditions × seeds, and what is to be found out (docs/campaigns.md). Not part of any run's own config."""
+
+    seeds: List[int] = key([42, 101, 202, 303, 404, 505, 606, 707], "each condition is run with each of them", low=0)
+    max_steps: int = key(0, "optimiser steps of every run; 0: training.max_steps", low=0)
+    max_workers: int = key(1, "runs at once on this machine", low=1)
+    launcher: str = key("local", "local: processes of this machine; or a launcher of Hydra, such as submitit_slurm")
+    launcher_options: Dict[str, Any] = key({}, "options of that launcher, such as partition", owner="campaign.launcher")
+    conditions: List[Dict[str, Any]] = key([], "tables of keys, or of overrides; empty: the ablation of five")
+    baseline: str = key("", "the condition that the others are compared with; empty: the first")
+    metric: str = key("eval/score", "what they are compared by, at the last step")
+    min_effect: float = key(0.0, "the difference that matters, in units of the metric; 0: none was named", low=0.0)
+    budget_hours: float = key(0.0, "stop cleanly after so many hours; 0: no limit", low=0.0)
+    budget_tokens: int = key(0, "stop cleanly after so many generated tokens; 0: no limit", low=0)
+    timeout: float = key(0.0, "seconds for one run, then it is ended; 0: no limit", low=0.0)
+    max_retries: int = key(1, "how often a run that crashed goes on from its last checkpoint", low=0)
+
+
+@dataclass
 class RunConfig:
     """One run, whole."""
 
@@ -409,5 +428,8 @@ def _leaves() -> dict[str, Key]:
 
 KEYS: dict[str, Key] = _leaves()
 """Every leaf by its dotted name, in the order of the file."""
+
+CAMPAIGN_KEYS: dict[str, Key] = {key.name: key for key in keys_of("campaign", Campaign)}
+"""The keys of `[campaign]`, by their name."""
 
 SECTIONS: tuple[str, ...] = tuple(f.name for f in fields(RunConfig))

@@ -84,7 +84,7 @@ def needed(key: Key) -> str:
     """Say what a key takes: "a whole number of at least 2"."""
     kind = _NEEDED[base_type(key)]
     if base_type(key) is list:
-        kind = "a list of tables" if holds_tables(key) else "a list of texts"
+        kind = {str: "a list of texts", int: "a list of whole numbers"}.get(item_type(key), "a list of tables")
     low, above, high = (_bound(bound) for bound in (key.low, key.above, key.high))
     if low and high:
         return f"{kind} from {low} to {high}"
@@ -223,6 +223,8 @@ def _closest(key: Key, value: float) -> Any:
 def _list_fault(key: Key, value: Any) -> Fault | None:
     if holds_tables(key):
         return _tables_fault(key, value)
+    if item_type(key) is int:
+        return _numbers_fault(key, value)
     if not isinstance(value, list):
         example = [value] if isinstance(value, str) and value else ["text"]
         return Fault(f"is {kind_of(value)}; {needed(key)} is needed", example)
@@ -232,6 +234,13 @@ def _list_fault(key: Key, value: Any) -> Fault | None:
             f"holds {kind_of(wrong)}; {needed(key)} is needed", [show(wrong) if isinstance(wrong, int) else "text"]
         )
     return Fault("holds a placeholder, not a value", fix="write the value") if "???" in value else None
+
+
+def _numbers_fault(key: Key, value: Any) -> Fault | None:
+    if not isinstance(value, list):
+        return Fault(f"is {kind_of(value)}; {needed(key)} is needed", [value] if type(value) is int else [1, 2, 3])
+    wrong = next((item for item in value if type(item) is not int or not _in_range(key, item)), None)
+    return None if wrong is None else Fault(f"holds {show(wrong)}; {needed(key)} is needed", key.default)
 
 
 def _tables_fault(key: Key, value: Any) -> Fault | None:

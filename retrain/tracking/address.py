@@ -1,4 +1,4 @@
-"""Where a person looks at a run: the tracker's page, behind a server of our own when the store is a database."""
+"""Where a person looks at a run or a campaign: the tracker's page, behind our own server when it is in a database."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from typing import IO, TYPE_CHECKING
 
 from retrain.errors import ConfigError, RunError
 from retrain.store import RunRecord
+from retrain.tracking.manifest import ManifestFile, is_campaign
 from retrain.tracking.uri import OFF, database_path, masked
-from retrain.tracking.view import experiment_page, run_page
+from retrain.tracking.view import campaign_view, experiment_page, run_page
 from retrain.tracking.watermark import Sent
 
 if TYPE_CHECKING:
@@ -31,36 +32,53 @@ STOP_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def serve(run_dir: Path | None, *, tracking_uri: str = "", experiment: str = "retrain", port: int = 0) -> Iterator[str]:
-    """Yield the address of a run's curves, or of an experiment's charts where `run_dir` is None, while it is served.
+def serve(
+    directory: Path | None, *, tracking_uri: str = "", experiment: str = "retrain", port: int = 0
+) -> Iterator[str]:
+    """Yield the address of a run's curves or a campaign's, or of an experiment's charts, while it is served.
 
-    The run's own server is used when it was tracked to one; otherwise an MLflow server on 127.0.0.1 is started on the
-    run's store (on `port`, or a free one), and stopped at the end. Without a run, `tracking_uri` names the store.
+    The server that it was tracked to is used; where that was a database, an MLflow server on 127.0.0.1 is started on it
+    (on `port`, or a free one), and stopped at the end. Without a directory, `tracking_uri` names the store, and the
+    page is the experiment's.
 
     Raises:
-        ConfigError: the run, or the store, holds nothing to look at.
+        ConfigError: the directory, or the store, holds nothing to look at.
         RunError: the server does not answer.
     """
-    sent = _tracked(run_dir) if run_dir is not None else None
-    uri = RunRecord.read(run_dir).tracking_uri if run_dir is not None else tracking_uri
+    uri = tracking_uri_of(directory) if directory is not None else tracking_uri
     if uri == OFF:
-        raise ConfigError('nothing is tracked here: logging.tracking_uri is "none"; set it, and train again')
+        raise ConfigError(_untracked(directory))
+    sent = _tracked(directory) if directory is not None else None
     with _server(uri, port) as server:
-        if sent is not None:
-            yield run_page(server, sent.experiment_id, sent.run_id)
-        else:
+        if sent is None or directory is None:
             yield experiment_page(server, _experiment_id(server, experiment))
+        elif is_campaign(directory):
+            view = campaign_view(ManifestFile(directory).read().name, sent.run_id)
+            yield experiment_page(server, sent.experiment_id, view)
+        else:
+            yield run_page(server, sent.experiment_id, sent.run_id)
 
 
-def _tracked(run_dir: Path) -> Sent:
-    sent = Sent.load(run_dir, "mlflow")
-    if RunRecord.read(run_dir).tracking_uri == OFF:
-        raise ConfigError(
-            f'{run_dir} was trained with logging.tracking_uri = "none"; its figures are in {run_dir / "plots"}'
-        )
+def tracking_uri_of(directory: Path) -> str:
+    """The store of a run or a campaign, or "none"."""
+    record = ManifestFile(directory).read() if is_campaign(directory) else RunRecord.read(directory)
+    return record.tracking_uri
+
+
+def _untracked(directory: Path | None) -> str:
+    if directory is None:
+        return 'nothing is tracked here: logging.tracking_uri is "none"; set it, and train again'
+    shown = (
+        f"report is {directory / 'report.html'}" if is_campaign(directory) else f"figures are in {directory / 'plots'}"
+    )
+    return f'{directory} was trained with logging.tracking_uri = "none"; its {shown}'
+
+
+def _tracked(directory: Path) -> Sent:
+    sent = Sent.load(directory, "mlflow")
     if not sent.run_id:
         reason = f": {sent.problem}" if sent.problem else ""
-        raise ConfigError(f"{run_dir} is not in the tracker yet{reason}; send it: retrain sync {run_dir}")
+        raise ConfigError(f"{directory} is not in the tracker yet{reason}; send it: retrain sync {directory}")
     return sent
 
 

@@ -70,7 +70,9 @@ def values(line: Line) -> dict[str, float]:
 
 
 def condition(folder: RunFolder) -> str:
-    """``advantage_mode+transform_mode``: what runs are grouped by."""
+    """What runs are grouped by: the label in the campaign, else ``advantage_mode+transform_mode``."""
+    if place := folder.place():
+        return place.entry.label
     return f"{folder.setting('algorithm.advantage_mode')}+{folder.setting('algorithm.transform_mode')}"
 
 
@@ -85,6 +87,8 @@ def tags(folder: RunFolder, record: RunRecord) -> dict[str, str]:
         "mlflow.source.name": record.source or "retrain",
         "mlflow.source.type": "LOCAL",
     }
+    if place := folder.place():
+        found |= {"campaign": place.campaign.name, "mlflow.runColor": place.colour}
     if record.git:
         found["mlflow.source.git.commit"] = str(record.git["commit"])
     if record.artifact:
@@ -144,10 +148,13 @@ def note(folder: RunFolder, record: RunRecord, lines: Sequence[Line], ending: En
         verdict = f"{ending.state} at step {steps} of {record.max_steps}{reason}. {learned[0].upper()}{learned[1:]}."
     if rules := open_problems(record):
         verdict += f" **Problems: {', '.join(rules)}.**"
+    place = folder.place()
     again = f"again: `retrain {folder.dir}/config.toml`"
     if ending is not None and ending.state != "done":
-        again = f"go on: `retrain resume {folder.dir}`"
+        again = f"go on: `retrain resume {place.campaign.root if place is not None else folder.dir}`"
     shown = "completions: Artifacts → `completions.json` · " if ending is not None else ""
+    if place is not None:
+        shown += f"one of {len(place.campaign.runs)} runs of {place.campaign.name} (its page: *Parent run*) · "
     return f"{head}: {verdict}\n\n{shown}on disk: `{folder.dir}` · {again}"
 
 

@@ -18,9 +18,10 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from retrain.errors import RetrainError
+from retrain.tracking.connection import TIMEOUT_SECONDS
 from retrain.tracking.figures import Figures
-from retrain.tracking.folder import Ending, Line, RunFolder
-from retrain.tracking.mlflow import TIMEOUT_SECONDS, MlflowSink
+from retrain.tracking.folder import CampaignFolder, Ending, Line, RunFolder
+from retrain.tracking.mlflow import MlflowSink
 from retrain.tracking.uri import masked
 from retrain.tracking.wandb import WandbSink
 from retrain.tracking.watermark import Sent, claim, pending
@@ -54,9 +55,9 @@ class Sink(Protocol):
 
 
 class Mirror:
-    """Brings one tracker up to date with a run directory, as often as asked."""
+    """Brings one tracker up to date with a run's directory or a campaign's, as often as asked."""
 
-    def __init__(self, folder: RunFolder, sink: Sink, sent: Sent) -> None:
+    def __init__(self, folder: RunFolder | CampaignFolder, sink: Sink, sent: Sent) -> None:
         self.folder, self.sink, self.sent = folder, sink, sent
         self._open = False
 

@@ -1,4 +1,4 @@
-"""Start a run's follower, keep it at work, and wait for it a moment at the end."""
+"""Start the follower of a run or a campaign, keep it at work, and wait for it a moment at the end."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class Follower:
-    """The process that mirrors a run, as the training process sees it: kept at work, never waited for.
+    """The process that mirrors a run, or a campaign, as the one who runs that sees it: kept at work, never waited for.
 
-    Nothing here raises: a follower that cannot be started is one warning; `retrain sync RUN` sends everything later.
+    Nothing here raises: a follower that cannot be started is one warning; `retrain sync` sends everything later.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -78,10 +78,10 @@ class Follower:
 
 
 def start_follower(run_dir: Path) -> subprocess.Popen[bytes]:
-    """Start the process that mirrors `run_dir` into its trackers.
+    """Start the process that mirrors a run, or a campaign with all its runs, into its trackers.
 
     It has a process session of its own, so that Ctrl-C does not reach it, and ends by itself. Starting one too many
-    is harmless: a run directory has one follower, the others leave at once.
+    is harmless: a directory has one follower, the others leave at once.
     """
     folder = run_dir / "tracking"
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,8 @@ def start_follower(run_dir: Path) -> subprocess.Popen[bytes]:
 def wait_for_follower(run_dir: Path, seconds: float) -> bool:
     """Wait until the follower has ended or `seconds` have passed; True when everything is sent.
 
-    Call it after the run's end is in `run.json`. False means that `retrain sync RUN` has something left to do.
+    Call it after the end is in `run.json`, or in `manifest.json`. False means that `retrain sync` has something left
+    to do.
     """
     begin = time.monotonic()
     seen = False

@@ -1,4 +1,7 @@
-"""The saved view of the runs page: our charts in reading order, stored as one tag of the experiment.
+"""The saved views of the runs page: our charts in reading order, each stored as one tag of the experiment.
+
+One view shows every run as a line of its own; each campaign has its own, grouped by condition: the mean over seeds as
+a line, smallest to largest as a band.
 
 MLflow 3.15 and later list tags named ``mlflow.sharedViewState.<id>`` under *Views*; ``?viewStateShareKey=<id>`` opens
 one. The tag holds {name, createdAt, updatedAt, state}; `state` is JSON, deflated and base64-encoded behind "deflate;".
@@ -9,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 import zlib
 from typing import Any
@@ -56,15 +60,18 @@ COLUMNS = [
 ]
 
 
-def view_state() -> dict[str, Any]:
-    """The page's state: which runs, which columns, which charts. Every run is a line of its own."""
+BY_CONDITION = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "condition"}]}
+
+
+def view_state(search_filter: str = RUNS, *, grouped: bool = False) -> dict[str, Any]:
+    """The page's state: which runs, which columns, which charts, and whether a line is a run or a condition."""
     charts = [_chart(key) for keys in SECTIONS.values() for key in keys] + [_chart(key, deleted=True) for key in HIDDEN]
     return {
-        "searchFilter": RUNS,
+        "searchFilter": search_filter,
         "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
-        "groupBy": None,
-        "useGroupedValuesInCharts": False,
+        "orderByAsc": grouped,  # conditions as they were started, but the newest of single runs first
+        "groupBy": BY_CONDITION if grouped else None,
+        "useGroupedValuesInCharts": grouped,
         "selectedColumns": COLUMNS,
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": charts,
@@ -105,26 +112,45 @@ def _chart(key: str, *, deleted: bool = False) -> dict[str, Any]:
     }
 
 
-def packed_state() -> str:
-    """The state as the tag holds it."""
-    return "deflate;" + base64.b64encode(zlib.compress(json.dumps(view_state()).encode(), 9)).decode()
+def packed(state: dict[str, Any]) -> str:
+    """A state as the tag holds it."""
+    return "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
 
 
 def save_view(client: Any, experiment: Any) -> None:
-    """Store the view on an MLflow experiment, unless it is there as it is now."""
-    state = packed_state()
-    there = json.loads(experiment.tags.get(TAG + VIEW, "{}"))
-    if there.get("state") == state:
+    """Store the view of an experiment's runs, unless it is there as it is now."""
+    _save(client, experiment, VIEW, VIEW, view_state())
+
+
+def save_campaign_view(client: Any, experiment: Any, campaign: str, parent_id: str) -> None:
+    """Store the view of a campaign's runs, and of no other campaign's by the same name."""
+    children = f"tags.`mlflow.parentRunId` = '{parent_id}' AND {RUNS}"
+    _save(client, experiment, campaign_view(campaign, parent_id), campaign, view_state(children, grouped=True))
+
+
+def campaign_view(campaign: str, parent_id: str) -> str:
+    """Id of a campaign's view; two campaigns may have one name.
+
+    >>> campaign_view("my study", "0123456789abcdef")
+    'my-study-01234567'
+    """
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '-', campaign)[:100]}-{parent_id[:8]}"
+
+
+def _save(client: Any, experiment: Any, view: str, name: str, state: dict[str, Any]) -> None:
+    there = json.loads(experiment.tags.get(TAG + view, "{}"))
+    if there.get("state") == packed(state):
         return
     now = int(time.time() * 1000)
-    value = json.dumps({"name": VIEW, "createdAt": there.get("createdAt", now), "updatedAt": now, "state": state})
+    saved = {"name": name, "createdAt": there.get("createdAt", now), "updatedAt": now, "state": packed(state)}
+    value = json.dumps(saved)
     assert len(value) <= TAG_LIMIT, f"the view takes {len(value)} characters, an experiment tag holds {TAG_LIMIT}"
-    client.set_experiment_tag(experiment.experiment_id, TAG + VIEW, value)
+    client.set_experiment_tag(experiment.experiment_id, TAG + view, value)
 
 
-def experiment_page(server: str, experiment_id: str) -> str:
-    """Address of the charts of an experiment. With a filter or an order in it, MLflow would ignore the view."""
-    query = f"viewStateShareKey={VIEW}&compareRunsMode=CHART&workflowType=machine_learning"
+def experiment_page(server: str, experiment_id: str, view: str = VIEW) -> str:
+    """Address of a view's charts. With a filter or an order in it, MLflow would ignore the view."""
+    query = f"viewStateShareKey={view}&compareRunsMode=CHART&workflowType=machine_learning"
     return f"{server}/#/experiments/{experiment_id}/runs?{query}"
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from retrain.tracking.folder import Ending, Line, RunFolder
+    from retrain.tracking.manifest import Place
     from retrain.tracking.watermark import Sent
 
 INIT_SECONDS = 30.0  # for the server to answer; then the follower backs off and tries again
@@ -47,20 +48,21 @@ class WandbSink:
         """Start the run, or go on with it under the id that it was started with."""
         import wandb
 
-        record, setting = self.folder.record(), self.folder.setting
+        record, setting, place = self.folder.record(), self.folder.setting, self.folder.place()
         if not self.sent.run_id:
             self.sent.run_id = uuid.uuid4().hex[:8]
             self.sent.save()
         self.run = wandb.init(
             project=setting("logging.wandb_project"),
             entity=setting("logging.wandb_entity") or None,
-            group=setting("logging.wandb_group") or None,
-            name=setting("logging.wandb_run_name") or record.name,
+            group=setting("logging.wandb_group") or (place.campaign.name if place is not None else None),
+            name=_name(setting("logging.wandb_run_name"), record.name, place),
             tags=list(setting("logging.wandb_tags")),
             notes=describe.note(self.folder, record, self.folder.lines(), None),
             config={**describe.params(self.folder.config()), "condition": describe.condition(self.folder)},
             id=self.sent.run_id,
             resume="allow",
+            reinit="create_new",  # the runs of a campaign are open side by side
             dir=str(self.folder.tracking),
             settings=wandb.Settings(
                 silent=True,
@@ -98,3 +100,10 @@ class WandbSink:
             self.run.summary.update(describe.final_metrics(lines))
         self.run.notes = describe.note(self.folder, record, lines, ending)
         self.run.finish(exit_code=0 if ending.state == "done" else 1)
+
+
+def _name(wanted: str, own: str, place: Place | None) -> str:
+    """The user's name for a run; in a campaign, where that is one name for all, with the run's own behind it."""
+    if place is None:
+        return wanted or own
+    return f"{wanted} {place.entry.name}" if wanted else place.entry.name

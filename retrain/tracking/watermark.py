@@ -1,4 +1,7 @@
-"""How far each tracker is: `RUN/tracking/<sink>.json`, written by the follower only, and what is still missing."""
+"""How far each tracker is: `tracking/<sink>.json` of a run, written by the follower only, and what is still missing.
+
+Each run of a campaign has its own, so that it can be sent alone; that of the campaign is its parent run's.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,11 @@ import time
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from retrain.errors import ConfigError
 from retrain.store import write_atomically
-from retrain.tracking.folder import BEFORE_ALL, Line, RunFolder
+from retrain.tracking.folder import BEFORE_ALL, CampaignFolder, Line, RunFolder
+from retrain.tracking.manifest import is_campaign
+from retrain.tracking.uri import OFF
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +42,7 @@ class Sent:
     finished: str = ""  # the `Ending.key` that the tracker knows of; empty while it shows the run as running
     problem: str = ""  # why the last attempt failed
     note: str = ""  # the note as we wrote it, to leave alone one that a person has changed
+    uploaded: dict[str, str] = field(default_factory=dict)  # file → fingerprint of what was uploaded
 
     @classmethod
     def load(cls, directory: Path, sink: str) -> Sent:
@@ -47,6 +54,10 @@ class Sent:
             return cls(path)
         known = {one.name for one in fields(cls)} - {"path"}
         return cls(path, **{name: value for name, value in values.items() if name in known})
+
+    def reload(self) -> None:
+        """Take over what another process has written since."""
+        self.__dict__.update(self.load(self.path.parent.parent, self.path.stem).__dict__)
 
     def save(self) -> None:
         values = asdict(self)
@@ -68,9 +79,16 @@ class Behind:
     problem: str
 
 
-def pending(run_dir: Path) -> list[Behind]:
-    """Which trackers miss something: steps, or how the run ended. Empty: everything is sent."""
-    folder = RunFolder(run_dir)
+def pending(directory: Path) -> list[Behind]:
+    """Which trackers miss something: steps, or how it ended. Empty: everything is sent.
+
+    Of a campaign, one item for each tracker: steps are summed over the runs, and there may be none missing where only
+    an ending is.
+    """
+    return _pending_of_campaign(directory) if is_campaign(directory) else _pending_of_run(RunFolder(directory))
+
+
+def _pending_of_run(folder: RunFolder) -> list[Behind]:
     ending, lines = folder.ending(), folder.lines()
     last = int(lines[-1]["step"]) if lines else BEFORE_ALL
     behind = []
@@ -81,9 +99,38 @@ def pending(run_dir: Path) -> list[Behind]:
     return behind
 
 
+def _pending_of_campaign(root: Path) -> list[Behind]:
+    campaign = CampaignFolder(root)
+    manifest, ending, behind = campaign.manifest(), campaign.ending(), list[Behind]()
+    if manifest.tracking_uri != OFF:
+        sent = Sent.load(campaign.dir, "mlflow")
+        if not sent.run_id or sent.finished != (ending.key if ending else ""):
+            behind.append(Behind(sink="mlflow", sent=0, steps=0, problem=sent.problem))
+    for entry in manifest.runs:
+        folder = RunFolder(campaign.dir / entry.directory)
+        if folder.exists():
+            try:
+                behind += _pending_of_run(folder)
+            except ConfigError as error:  # a damaged file of one run says nothing about the others
+                behind.append(Behind(sink="mlflow", sent=0, steps=0, problem=str(error)))
+    return [_summed([one for one in behind if one.sink == name]) for name in dict.fromkeys(one.sink for one in behind)]
+
+
+def _summed(behind: list[Behind]) -> Behind:
+    return Behind(
+        sink=behind[0].sink,
+        sent=sum(max(0, one.sent) for one in behind),
+        steps=sum(max(0, one.steps) for one in behind),
+        problem=next((one.problem for one in behind if one.problem), ""),
+    )
+
+
 @contextlib.contextmanager
 def claim(run_dir: Path, wait_seconds: float) -> Iterator[bool]:
-    """Be the only process that sends this run; yields False when another one still is after `wait_seconds`."""
+    """Be the only process that sends this run, or leads a campaign's sending.
+
+    Yields False when another one still is after `wait_seconds`.
+    """
     folder = run_dir / "tracking"
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_seconds

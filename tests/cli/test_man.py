@@ -50,8 +50,8 @@ def test_a_topic_in_a_pipe_is_markdown(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["sepia"], 'did you mean "sepa"?\n  advantages, configuration, '),
-        (["--topic", "nothing-like-it"], "advantages, configuration, "),
+        (["sepia"], 'did you mean "sepa"?\n  advantages, campaigns, '),
+        (["--topic", "nothing-like-it"], "advantages, campaigns, "),
         (["--topic"], "--topic needs a value"),
         (["sepa", "advantages"], "one topic, got 2: sepa advantages"),
         (["sepa", "--topic", "advantages"], "one topic, got 2: sepa advantages"),

@@ -167,7 +167,7 @@ def test_without_runs_it_says_what_to_type(tmp_path, monkeypatch, capsys):
     assert main(["status"]) == 0
     assert capsys.readouterr().out.startswith("no runs under outputs/ yet\n  retrain CONFIG.toml starts one")
     assert main(["status", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"runs": []}
+    assert json.loads(capsys.readouterr().out) == {"campaigns": [], "runs": []}
 
 
 @pytest.mark.parametrize(

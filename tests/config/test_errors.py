@@ -8,7 +8,7 @@ FILE_CASES = [
     ("[training]\nbeta = 0.1\n", "mini.toml:2", "training.beta", "no key", "algorithm.kl_coef"),
     ("[algorithm]\nlr = 1\n", "mini.toml:2", "algorithm.lr", "no key", "training.lr"),
     ("\n[trainin]\nlr = 1\n", "mini.toml:2", "trainin", "no section", "did you mean [training]?"),
-    ("[campaign]\nseeds = [1]\n", "mini.toml:1", "campaign", "no section", "sections: model"),
+    ("[squirrels]\nseeds = [1]\n", "mini.toml:1", "squirrels", "no section", "sections: model"),
     ("[hydra]\nx = 1\n", "mini.toml:1", "hydra", "no section", "sections: model"),
     ("lr = 1e-5\n", "mini.toml:1", "lr", "in no section", "[training]\n  lr = 1e-05"),
     ('model = "x"\n', "mini.toml:1", "model", "where only sections stand", '[model]\n  model = "x"'),

@@ -32,12 +32,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_its_batch_is_kept(train, mo
         with_loss(patched, lambda loss, _, call: loss * float("nan") if call == 3 else loss)
         with pytest.raises(RunError, match="step 3: the loss is nan") as stopped:
             train("--micro-batch-size", "64", "--log-dir", "run")
-    assert "retrain debug-batch run/debug/step-2.pt" in str(stopped.value)
+    assert "retrain debug-batch run/debug/step-3.pt" in str(stopped.value)
     assert [line["step"] for line in read_metrics(Path("run"))] == [1, 2]
     assert RunRecord.read(Path("run")).state == "failed"
-    kept = torch.load("run/debug/step-2.pt", weights_only=True)
+    kept = torch.load("run/debug/step-3.pt", weights_only=True)
     assert kept["inputs"]["completion_ids"].shape[0] == 16
-    assert main(["debug-batch", "run/debug/step-2.pt"]) == 0
+    assert main(["debug-batch", "run/debug/step-3.pt"]) == 0
     assert "finite" in capsys.readouterr().out
     assert outcome(run.resume(Path("run")).dir) == outcome(train("--micro-batch-size", "64"))
 
@@ -45,8 +45,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_its_batch_is_kept(train, mo
 def test_weights_that_sample_nothing_finite_stop_the_run_and_are_kept(train):
     with pytest.raises(RunError, match="not finite") as stopped:
         train("--lr", "1e37", "--log-dir", "run")
-    assert "retrain debug-batch run/debug/step-1.pt" in str(stopped.value)
-    assert main(["debug-batch", "run/debug/step-1.pt"]) == 0
+    assert "retrain debug-batch run/debug/step-2.pt" in str(stopped.value)
+    assert main(["debug-batch", "run/debug/step-2.pt"]) == 0
 
 
 def short_of_memory(limit):

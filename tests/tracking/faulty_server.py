@@ -57,7 +57,7 @@ def faulty_server(folder: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> 
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):
-        def log(self, *_: Any) -> None:
+        def log(self, type: str, message: str, *_: Any) -> None:  # noqa: A002  as the base class names it
             """Say nothing."""
 
     monkeypatch.setattr(handlers, "_tracking_store", None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrain import tracking
-from retrain.tracking import follower, mlflow
+from retrain.tracking import connection, follower
 from retrain.tracking.follower import follow, sync
 from retrain.tracking.watermark import Sent
 from tests.tracking.faulty_server import Gate, faulty_server
@@ -25,8 +25,10 @@ Train = Callable[..., Training]
 
 @pytest.fixture
 def server(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Gate]]:
-    monkeypatch.setattr(mlflow, "ENVIRONMENT", {**mlflow.ENVIRONMENT, "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"})
-    monkeypatch.delenv(mlflow.TIMEOUT, raising=False)
+    monkeypatch.setattr(
+        connection, "ENVIRONMENT", {**connection.ENVIRONMENT, "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"}
+    )
+    monkeypatch.delenv(connection.TIMEOUT, raising=False)
     with faulty_server(tmp_path, store, monkeypatch) as found:
         yield found
 
@@ -78,7 +80,7 @@ def test_a_server_slower_than_the_timeout_gets_everything_once_in_one_run(
     thread = follower.MirrorThread(mirror, patience=60)
     thread.start()
     wait_until(lambda: Sent.load(training.dir, "mlflow").step == 5)
-    assert os.environ[mlflow.TIMEOUT] == "2"
+    assert os.environ[connection.TIMEOUT] == "2"
     gate.delay = {}
     training.steps(6, 40).end()
     wait_until(lambda: thread.settled != "")
@@ -87,7 +89,7 @@ def test_a_server_slower_than_the_timeout_gets_everything_once_in_one_run(
     assert gate.calls.count("/api/2.0/mlflow/runs/create") > 1, "it was not too slow"
     (run,) = alive(database, training.dir)
     assert database.points(run) == expected([line_of(step) for step in range(1, 41)])
-    monkeypatch.delenv(mlflow.TIMEOUT)
+    monkeypatch.delenv(connection.TIMEOUT)
 
 
 def test_a_lagging_tracker_gets_many_steps_in_a_call(train: Train, server: tuple[str, Gate]):

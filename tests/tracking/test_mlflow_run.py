@@ -24,10 +24,19 @@ def synced(training: Training) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, store: str) -> Training:
-    """A finished run of 25 steps, with everything that one can have."""
+    """A finished run of 25 steps, with everything that one can have.
+
+    Its experiment is its own: whoever makes an experiment decides where its artifacts lie, and other tests do that
+    through a server.
+    """
     folder = tmp_path_factory.mktemp("whole")
     training = Training(
-        folder / "mini", store, tags={"paper": "draft", "seed": "mine"}, log_completions=4, log_adapter=True
+        folder / "mini",
+        store,
+        experiment="whole",
+        tags={"paper": "draft", "seed": "mine"},
+        log_completions=4,
+        log_adapter=True,
     )
     adapter = training.dir / "adapter"
     adapter.mkdir()
@@ -183,7 +192,7 @@ def test_the_experiment_has_our_view_and_a_second_run_leaves_it_as_it_is(train: 
     synced(train("first", experiment="views").steps(1, 1).end())
     before = dict(database.rows(query))
     saved = json.loads(before["mlflow.sharedViewState.retrain"])
-    assert saved["state"] == view.packed_state()
+    assert saved["state"] == view.packed(view.view_state())
     assert before["mlflow.experimentKind"] == "custom_model_development"
     synced(train("second", experiment="views").steps(1, 1).end())
     assert dict(database.rows(query)) == before
@@ -202,5 +211,11 @@ def test_the_installed_mlflow_still_reads_saved_views():
         "isAccordionReordered",
         "hideEmptyCharts",
         "metricSectionId",
+        "groupByKeys",
+        "useGroupedValuesInCharts",
+        "globalLineChartConfig",
+        "SHOW_ALL",
+        "mlflow.runColor",
+        "mlflow.parentRunId",
     ):
         assert field in code, f"retrain/tracking/view.py: MLflow's state has no {field} any more"

@@ -1,0 +1,372 @@
+"""Conduct a campaign: start what is missing, keep the manifest, stop when asked or when a budget is spent.
+
+    plan ──▶ manifest.json, runs/*/config.toml ──orders──▶ launcher ──▶ supervisors ──▶ runs
+                   ▲                                                        │
+                   └──────────────── what became of each ◀──────────────────┘
+
+Every run is a process of its own with a supervisor. What is here runs in the process that the user started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retrain import report, store, tracking
+from retrain.campaign.launchers import check_launcher, run_with
+from retrain.campaign.manifest import Manifest, RunEntry
+from retrain.campaign.plan import Plan, keys_as_dict
+from retrain.campaign.supervisor import Exit, Order
+from retrain.config import compose
+from retrain.config import toml as toml_files
+from retrain.errors import ConfigError, Incomplete, Interrupted, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5  # between two looks at signals and at what is shown
+BUDGET_SECONDS = 10.0  # between two looks at what was spent
+
+
+def start(plan: Plan, show: Callable[[Path, Manifest], None]) -> Path:
+    """Run a campaign in a directory of its own and return that.
+
+    show: called with (directory, manifest) whenever something may have changed, at least twice a second
+
+    Raises:
+        ConfigError: the launcher cannot be used, or the directory cannot be written; nothing was started.
+        Incomplete: some runs are not done; the manifest says which and why.
+        Interrupted: it was asked to stop.
+    """
+    _check(plan)
+    root = store.claim_directory(plan.root)
+    lock = store.RunLock.take(root)
+    plan = plan.placed(root)
+    manifest = Manifest(
+        name=plan.name,
+        source=str(plan.source or ""),
+        kind=plan.kind,
+        campaign=keys_as_dict(plan.campaign),
+        conditions=[{"label": c.label, "overrides": c.overrides} for c in plan.conditions],
+        runs=[_entry(cell) for cell in plan.cells],
+        tracking_uri=tracking.resolve_tracking_uri(plan.composed.config),
+        experiment=plan.composed.config.logging.experiment,
+        places=[str(place.resolve()) for place in plan.composed.places],
+        cwd=str(Path.cwd()),
+    )
+    try:
+        with store.needed(root):
+            (root / "campaign.toml").write_text(as_toml(plan), encoding="utf-8")
+            _write_configs(plan)
+            manifest.write(root)
+            store.point_latest(root)
+        return _conduct(root, manifest, show)
+    finally:
+        lock.release()
+
+
+def go_on(
+    root: Path, show: Callable[[Path, Manifest], None], *, plan: Plan | None = None, retry_failed: bool = False
+) -> Path:
+    """Do what is missing of a campaign: half-done runs from their checkpoints, what is done not at all.
+
+    plan:         also its runs that are new; those that are there may not differ in what a step depends on
+    retry_failed: failed runs begin anew instead of going on from their last checkpoint
+
+    Raises:
+        ConfigError: nothing is missing, it is being conducted, or the plan changes a run that is there.
+        Incomplete, Interrupted: as for `start`.
+    """
+    lock = store.RunLock.take(root)
+    try:
+        manifest = Manifest.read(root)
+        if plan is not None:
+            manifest = _extended(root, manifest, plan.placed(root))
+        manifest = _as_found(root, manifest)
+        missing = [run for run in manifest.runs if run.state != "done"]
+        if not missing:
+            raise ConfigError(
+                f"{root} is finished: all of its {len(manifest.runs)} runs are done",
+                f"to add seeds or conditions: retrain {manifest.source or 'CONFIG.toml'} --extend {root}",
+            )
+        for run in missing:
+            if retry_failed and run.state == "failed":
+                _begin_anew(root / run.directory)
+        return _conduct(root, manifest.taken_over(), show)
+    finally:
+        lock.release()
+
+
+def _check(plan: Plan) -> None:
+    problem = check_launcher(plan.campaign.launcher, plan.campaign.launcher_options)
+    if problem is not None:
+        raise ConfigError(replace(problem, key="campaign.launcher"))
+
+
+def _entry(cell: Any) -> RunEntry:
+    return RunEntry(
+        name=cell.name,
+        label=cell.label,
+        seed=cell.seed,
+        overrides=cell.overrides,
+        directory=f"runs/{cell.name}",
+        key=cell.key,
+    )
+
+
+def as_toml(plan: Plan) -> str:
+    """Return the campaign as one TOML: what all runs have in common, and `[campaign]`."""
+    conditions = [{"name": c.label, "overrides": c.overrides} for c in plan.conditions]
+    table = {**keys_as_dict(plan.campaign), "conditions": conditions}
+    return f"{plan.composed.to_toml()}\n{toml_files.write({'campaign': table})}"
+
+
+def _write_configs(plan: Plan, names: Sequence[str] | None = None) -> None:
+    for cell in plan.cells:
+        if names is None or cell.name in names:
+            cell.directory.mkdir(parents=True, exist_ok=True)
+            store.write_atomically(cell.directory / "config.toml", cell.composed.to_toml())
+
+
+# --- what is there --------------------------------------------------------------------------------------------------
+
+
+def _extended(root: Path, manifest: Manifest, plan: Plan) -> Manifest:
+    """Add the runs of a plan that are not there yet.
+
+    Raises:
+        ConfigError: a run that is there would be another one; the keys are named.
+    """
+    there = {run.name: run for run in manifest.runs}
+    problems = [
+        _difference(root, cell) for cell in plan.cells if cell.name in there and there[cell.name].key != cell.key
+    ]
+    if problems:
+        raise ConfigError(problems)
+    new = [cell for cell in plan.cells if cell.name not in there]
+    with store.needed(root):
+        _write_configs(plan, [cell.name for cell in new])
+    known = {condition["label"] for condition in manifest.conditions}
+    added = [{"label": c.label, "overrides": c.overrides} for c in plan.conditions if c.label not in known]
+    return replace(
+        manifest,
+        campaign=keys_as_dict(plan.campaign),
+        conditions=[*manifest.conditions, *added],
+        runs=[*manifest.runs, *map(_entry, new)],
+    )
+
+
+def _difference(root: Path, cell: Any) -> Problem:
+    """Name the keys in which a planned run differs from the one of its name that is there."""
+    from retrain.resuming import differences
+
+    old = compose(root / "runs" / cell.name / "config.toml")
+    keys = [problem.key for problem in differences(old, cell.composed)] or ["training.max_steps"]
+    return Problem(
+        message=f"{cell.name} is there already, with another {', '.join(keys)}",
+        hint="give the changed condition another name, or start a new campaign",
+        key=keys[0],
+    )
+
+
+def _as_found(root: Path, manifest: Manifest) -> Manifest:
+    """Return the manifest with what the runs themselves say: the process that wrote it may have been killed."""
+    for run in manifest.runs:
+        with contextlib.suppress(ConfigError):
+            record = store.RunRecord.read(root / run.directory)
+            state = "interrupted" if record.state == "running" else record.state
+            manifest = manifest.with_run(run.name, state=state, exit_reason=record.exit_reason)
+    return manifest
+
+
+def _begin_anew(directory: Path) -> None:
+    """Move a run aside, to `NAME.failed-1`, and leave its config in its place."""
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.failed-{number}")).exists():
+        number += 1
+    directory.rename(aside)
+    directory.mkdir()
+    shutil.copy2(aside / "config.toml", directory / "config.toml")
+
+
+# --- while it runs --------------------------------------------------------------------------------------------------
+
+
+def _conduct(root: Path, manifest: Manifest, show: Callable[[Path, Manifest], None]) -> Path:
+    todo = [run for run in manifest.runs if run.state != "done"]
+    stop, follower = threading.Event(), tracking.Follower(root)
+    manifest.write(root)
+    follower.start()
+    launcher = _Launcher(manifest, [_order(root, manifest, run) for run in todo], stop)
+    budget = _Budget(root, manifest)
+    with _stopping(stop) as asked:
+        launcher.start()
+        while launcher.is_alive() or not launcher.changes.empty():
+            manifest = _taken(root, manifest, todo, launcher.changes)
+            show(root, manifest)
+            follower.ensure()
+            if not stop.is_set() and (spent := budget.spent(manifest)):
+                asked.append(spent)
+                stop.set()
+            launcher.join(LOOK_SECONDS)
+    manifest = _taken(root, manifest, todo, launcher.changes)
+    if launcher.defect is not None:
+        raise launcher.defect
+    return _ended(root, manifest, asked, show, follower)
+
+
+class _Launcher(threading.Thread):
+    """Runs the orders, while the main thread looks after signals, budgets and the manifest.
+
+    changes: (index of an order, how it ended; None: it has started), as they come
+    defect:  what ended the launcher itself
+    """
+
+    def __init__(self, manifest: Manifest, orders: Sequence[Order], stop: threading.Event) -> None:
+        super().__init__(name="launcher")
+        self._campaign, self._orders, self._stop_event = manifest.campaign, orders, stop
+        self.changes: queue.Queue[tuple[int, Exit | None]] = queue.Queue()
+        self.defect: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            run_with(
+                self._campaign["launcher"],
+                self._campaign["launcher_options"],
+                self._orders,
+                max_workers=self._campaign["max_workers"],
+                on_change=lambda index, found: self.changes.put((index, found)),
+                stop=self._stop_event,
+            )
+        except BaseException as error:  # noqa: BLE001  raised again by the thread that waits for this one
+            self.defect = error
+
+
+def _taken(
+    root: Path, manifest: Manifest, todo: Sequence[RunEntry], changes: queue.Queue[tuple[int, Exit | None]]
+) -> Manifest:
+    """Write down what has happened to the runs, and the report when one has ended."""
+    ended = False
+    before = manifest
+    while not changes.empty():
+        index, found = changes.get()
+        if found is None:
+            manifest = manifest.with_run(todo[index].name, state="running", started=time.time(), ended=None)
+        else:
+            ended = True
+            manifest = manifest.with_run(
+                todo[index].name,
+                state=found.state,
+                exit_reason=found.exit_reason,
+                started=found.started,
+                ended=found.ended,
+                attempts=found.attempts,
+            )
+    if manifest is not before:
+        manifest.write(root)
+    if ended:
+        report.write(root)
+    return manifest
+
+
+def _ended(
+    root: Path,
+    manifest: Manifest,
+    asked: Sequence[str],
+    show: Callable[[Path, Manifest], None],
+    follower: tracking.Follower,
+) -> Path:
+    failed = [run for run in manifest.runs if run.state == "failed"]
+    missing = [run for run in manifest.runs if run.state != "done"]
+    state = "done" if not missing else "interrupted" if asked else "failed"
+    manifest = replace(manifest, state=state, exit_reason=asked[0] if asked else "", ended=time.time())
+    manifest.write(root)
+    report.write(root)  # once more: now the campaign is over
+    show(root, manifest)
+    follower.start()
+    if asked and asked[0].startswith("stopped by"):
+        raise Interrupted(f"{asked[0]}; {len(missing)} runs are missing: retrain resume {root}")
+    if missing:
+        reasons = [f"{run.name}: {run.exit_reason or run.state}" for run in failed or missing]
+        why = f"{asked[0]}; " if asked else ""
+        raise Incomplete(
+            f"{why}{len(missing)} of {len(manifest.runs)} runs are not done",
+            "\n".join([*reasons[:8], f"retrain resume {root}"]),
+        )
+    return root
+
+
+def _order(root: Path, manifest: Manifest, run: RunEntry) -> Order:
+    directory = (root / run.directory).resolve()
+    return Order(
+        directory=str(directory),
+        places=tuple(manifest.places),
+        cwd=manifest.cwd,
+        timeout=manifest.campaign["timeout"],
+        stall_timeout=_stall_timeout(directory),
+        max_retries=manifest.campaign["max_retries"],
+        source=manifest.source,
+        environment={},
+    )
+
+
+def _stall_timeout(directory: Path) -> float:
+    table = toml_files.read(directory / "config.toml", str(directory)).table
+    return float(table["health"]["stall_timeout"])
+
+
+@contextlib.contextmanager
+def _stopping(stop: threading.Event) -> Iterator[list[str]]:
+    """Let SIGTERM and Ctrl-C stop the campaign cleanly; yield the list that says why it stopped, if it did.
+
+    A second Ctrl-C is Python's own: the runs die with this process.
+    """
+    asked: list[str] = []
+
+    def handle(number: int, _: Any) -> None:
+        if number == signal.SIGINT and asked:
+            raise KeyboardInterrupt
+        asked.append(f"stopped by {signal.Signals(number).name}")
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Budget:
+    """What a campaign may spend: hours since it was started or resumed, tokens over all of its runs."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root, self.began, self.looked = root, time.monotonic(), 0.0
+        self.hours, self.tokens = manifest.campaign["budget_hours"], manifest.campaign["budget_tokens"]
+
+    def spent(self, manifest: Manifest) -> str:
+        """Say which budget is spent; empty while none is."""
+        now = time.monotonic()
+        if self.hours and now - self.began > 3600 * self.hours:
+            return f"budget_hours = {self.hours:g} is spent"
+        if self.tokens and now - self.looked > BUDGET_SECONDS:
+            self.looked = now
+            if tokens_generated(self.root, manifest) >= self.tokens:
+                return f"budget_tokens = {self.tokens} is spent"
+        return ""
+
+
+def tokens_generated(root: Path, manifest: Manifest) -> int:
+    """Add up what all runs have generated so far, evaluations apart."""
+    lines = (line for run in manifest.runs for line in store.read_metrics(root / run.directory))
+    return int(sum(line.get("tokens/generated", 0.0) for line in lines))

@@ -1,0 +1,170 @@
+"""`retrain CAMPAIGN.toml`, `CONFIG.toml --multirun …`, `retrain resume CAMPAIGN`: many runs, and their verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+from retrain.cli import extras
+from retrain.cli.campaign_plan import plan_sentence
+from retrain.cli.campaign_view import CampaignWatch, ending
+from retrain.cli.progress import shown
+from retrain.errors import ConfigError, RetrainError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from retrain.campaign.manifest import Manifest
+    from retrain.campaign.plan import Plan
+
+MANY_RUNS = 8  # more are asked about before they start, on a terminal
+
+
+def is_one(path: Path, arguments: Sequence[str]) -> bool:
+    """Tell whether a command line is of many runs: the TOML, or one that it extends, has `[campaign]`, or it sweeps."""
+    from retrain.campaign import sweep
+    from retrain.config.campaign import is_in
+
+    return sweep.is_multirun(arguments)[0] or is_in(path)
+
+
+def main(path: Path, arguments: Sequence[str]) -> int:
+    """Run a campaign, or go on with one.
+
+    Raises:
+        ConfigError: the input is wrong; nothing was started.
+        Incomplete: some runs are not done. Interrupted: it was asked to stop.
+    """
+    options, rest = _take(arguments)
+    plan = planned(path, rest)
+    directory = _directory(options, plan)
+    print(plan_sentence(plan), file=sys.stderr)
+    if directory is None and not options.get("--yes") and not _agreed(plan):
+        print("nothing was started", file=sys.stderr)
+        return 0
+    extras.require("local", "training")
+    from retrain.campaign import conduct
+
+    if directory is not None:
+        failed = bool(options.get("--retry-failed"))
+        return watched(lambda show: conduct.go_on(directory, show, plan=plan, retry_failed=failed))
+    return watched(lambda show: conduct.start(plan, show))
+
+
+def resume(directory: Path, arguments: Sequence[str]) -> int:
+    """Do what is missing of a campaign.
+
+    Raises:
+        ConfigError: an argument that a campaign does not take, or nothing is missing.
+        Incomplete, Interrupted: as for `main`.
+    """
+    options, rest = _take(arguments)
+    if rest:
+        raise ConfigError(
+            f"retrain resume {shown(directory)} takes no {rest[0]}: a campaign goes on with what it was started with",
+            f"to change or add something: retrain CONFIG.toml {' '.join(rest)} --extend {shown(directory)}",
+        )
+    from retrain.campaign import conduct
+
+    failed = bool(options.get("--retry-failed"))
+    return watched(lambda show: conduct.go_on(directory, show, retry_failed=failed))
+
+
+def planned(path: Path, arguments: Sequence[str]) -> Plan:
+    """Compose all runs of a command line.
+
+    Raises:
+        ConfigError: everything that is wrong with it.
+    """
+    from retrain.campaign import plan, sweep
+    from retrain.campaign.labels import labels_of
+
+    swept, rest = sweep.is_multirun(arguments)
+    hydra, rest = sweep.take_hydra(rest)
+    if hydra.sweeper not in ("", "basic") or hydra.sweeper_options:
+        raise ConfigError(
+            f"hydra/sweeper={hydra.sweeper or 'basic'}: what is swept is named here, value by value",
+            "leave hydra/sweeper out; choice(…), range(…) and glob(…) are understood",
+        )
+    changes = {"launcher": hydra.launcher} if hydra.launcher else {}
+    changes |= {"launcher_options": hydra.launcher_options} if hydra.launcher_options else {}
+    if not swept:
+        return plan.make(path, rest, changes=changes)
+    wanted, settings, rest = plan.split(rest)
+    jobs = sweep.expand(rest, path)
+    own = [f"condition={label}" for label in wanted]
+    own += [f"campaign.{name}={value}" for name, value in settings.items()]
+    return plan.make_multirun(path, jobs, labels_of(jobs), own, changes=changes)
+
+
+def _take(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Take what is of the campaign itself off the arguments: --yes, --retry-failed, --extend DIR, --resume DIR|auto."""
+    options: dict[str, str] = {}
+    rest: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        name, equals, value = argument.partition("=")
+        if argument in ("--yes", "-y", "--retry-failed"):
+            options["--yes" if argument == "-y" else argument] = "true"
+        elif name in ("--extend", "--resume"):
+            if not equals and not left:
+                raise ConfigError(f"{name} needs a campaign; {name} DIR")
+            options[name] = value if equals else left.pop(0)
+        else:
+            rest.append(argument)
+    return options, rest
+
+
+def _directory(options: dict[str, str], plan: Plan) -> Path | None:
+    """Return the campaign to go on with; None: a new one."""
+    from retrain import references
+    from retrain.campaign.manifest import is_campaign, newest_unfinished
+
+    given = options.get("--extend") or options.get("--resume") or plan.composed.config.resume.path
+    if not given:
+        return None
+    if given != "auto":
+        found = references.find_either(given)
+        if not is_campaign(found):
+            raise ConfigError(f"{given} is a run, not a campaign", f"to go on with it: retrain resume {given}")
+        return found
+    found = newest_unfinished(plan.name, plan.source, plan.composed.config.logging.log_dir)
+    print(f"going on with {found}" if found else f"no unfinished campaign {plan.name}: a fresh start", file=sys.stderr)
+    return found
+
+
+def _agreed(plan: Plan) -> bool:
+    """Ask before many runs start, where somebody can answer."""
+    if len(plan.cells) <= MANY_RUNS or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    print(f"start {len(plan.cells)} runs? [Y/n] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("", "y", "yes")
+
+
+def watched(conduct: Callable[[Callable[[Path, Manifest], None]], Path]) -> int:
+    """Conduct a campaign: show it, sum it up, and print its directory as the one line on stdout."""
+    places: list[Path] = []
+    with CampaignWatch() as watch:
+
+        def show(directory: Path, manifest: Manifest) -> None:
+            places[:] = [directory]
+            watch.changed(directory, manifest)
+
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                conduct(show)
+        except (RetrainError, KeyboardInterrupt):
+            watch.close()
+            _tell(places)
+            raise
+    _tell(places)
+    return 0
+
+
+def _tell(places: Sequence[Path]) -> None:
+    if places:
+        print(ending(places[0]), file=sys.stderr)
+        print(shown(places[0]), flush=True)
