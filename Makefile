@@ -1,6 +1,7 @@
 # make demo   train a tiny model on this machine's CPU: about a minute, no download but packages
 # make test   every check and every test: what CI runs
 # make venv   only set up the environment that both use
+# make test-long   what takes longer than a commit should: 200 kills, the statistics' rates, slow launchers
 #
 # VENV=DIR         where the virtual environment is (default .venv)
 # PYTHON=COMMAND   the Python that makes it, 3.11 or newer (default python3)
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test check venv
+.PHONY: demo test test-long check venv
 
 demo: venv
 	@start=$$(date +%s); $(VENV)/bin/retrain examples/demo.toml && echo "demo: $$(( $$(date +%s) - start )) seconds"
@@ -20,6 +21,11 @@ demo: venv
 test: venv
 	@start=$$(date +%s); VENV=$(VENV) scripts/check; status=$$?; echo "checks: $$(( $$(date +%s) - start )) seconds"; exit $$status
 	@VENV=$(VENV) scripts/test
+
+test-long: venv
+	@VENV=$(VENV) scripts/test -m slow
+	@$(VENV)/bin/python scripts/coverage
+	@$(VENV)/bin/python scripts/chaos --kills 200
 
 check: venv
 	@VENV=$(VENV) scripts/check

@@ -33,11 +33,18 @@ OVERRIDE   training.lr=1e-5     a value of the config, by its dotted name
            --model ID           also --lora-rank, --backend, --devices, --engine, --adapter-path
            --optimizer-eps 1e-6 any key, with its section in front
            --config-dir DIR     one more folder of group files
+           --resume RUN|auto    go on with that run; auto: the newest unfinished one of this TOML, else a fresh start
 What is on the command line beats what is in a file. `retrain explain CONFIG.toml …` shows the outcome and starts
 nothing.
 
-The run directory is the only line on stdout; progress goes to stderr. Ctrl-C ends the run; `retrain resume RUN`
-goes on with it from its last checkpoint.""",
+The run directory is the only line on stdout; progress goes to stderr. Ctrl-C saves the last finished step and ends the
+run; `retrain resume RUN` goes on with it.
+
+Many runs: a TOML with [campaign], or --multirun (-m) and overrides that sweep: algorithm=grpo,maxrl training.seed=1,2
+           condition=LABEL      only this condition; campaign.max_workers=4 sets a key of [campaign]
+           --extend DIR         add what is new in the TOML to that campaign; --retry-failed: failed runs begin anew
+           --yes                do not ask before many runs start
+Exit code 3: it has ended, and not all of its runs are done. More: retrain man campaigns""",
         module="train",
     ),
     "explain": Command(
@@ -164,12 +171,15 @@ seeds_needed, sentence. What they mean: retrain man compare
         module="compare",
     ),
     "resume": Command(
-        usage="retrain resume RUN [OVERRIDE …] [--FLAG VALUE …]",
-        summary="go on with a run that was interrupted or failed, in place",
+        usage="retrain resume RUN|CAMPAIGN [OVERRIDE …] [--FLAG VALUE …] [--retry-failed]",
+        summary="go on with a run or a campaign that was interrupted or failed, in place",
         details=f"""\
 Goes on from the newest whole checkpoint, with the config that the run was started with. Overrides and flags may change
 what no step depends on: the length (--max-steps, also of a finished run), saving, logging and health.
 `retrain CONFIG.toml --resume RUN` is the same with the TOML's values. More: retrain man resume
+
+Of a CAMPAIGN every run that is not done is started: half-done ones from their checkpoints. --retry-failed lets failed
+runs begin anew instead. It takes no overrides.
 
 {RUN_REFERENCES}""",
         module="resume",
