@@ -1,6 +1,5 @@
 """How long a run takes is known from earlier runs of its shape on this machine, and else not at all."""
 
-
 import pytest
 
 from retrain import history
