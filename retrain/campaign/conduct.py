@@ -147,6 +147,8 @@ def _extended(root: Path, manifest: Manifest, plan: Plan) -> Manifest:
     Raises:
         ConfigError: a run that is there would be another one; the keys are named.
     """
+    if declared := list(_declared_otherwise(root, manifest, plan)):
+        raise ConfigError(declared)
     there = {run.name: run for run in manifest.runs}
     problems = [
         _difference(root, cell) for cell in plan.cells if cell.name in there and there[cell.name].key != cell.key
@@ -160,10 +162,32 @@ def _extended(root: Path, manifest: Manifest, plan: Plan) -> Manifest:
     added = [{"label": c.label, "overrides": c.overrides} for c in plan.conditions if c.label not in known]
     return replace(
         manifest,
-        campaign=keys_as_dict(plan.campaign),
+        campaign={**keys_as_dict(plan.campaign), "seeds": sorted({*manifest.campaign["seeds"], *plan.campaign.seeds})},
         conditions=[*manifest.conditions, *added],
         runs=[*manifest.runs, *map(_entry, new)],
     )
+
+
+DECLARED = ("baseline", "metric", "min_effect")
+"""What a campaign says before it runs; said afterwards, it would find whatever one looks for."""
+
+
+def _declared_otherwise(root: Path, manifest: Manifest, plan: Plan) -> Iterator[Problem]:
+    """Yield what an extension may not change."""
+    source = str(plan.source or "")
+    if manifest.source and source != manifest.source:
+        yield Problem(
+            message=f"{root} is a campaign of {manifest.source}, not of {source}",
+            hint="a campaign is extended by its own TOML; another one is a campaign of its own",
+        )
+    for name in DECLARED:
+        before, now = manifest.campaign[name], getattr(plan.campaign, name)
+        if before != now:
+            yield Problem(
+                message=f"campaign.{name} was {before!r} and is {now!r}: it was declared before the campaign ran",
+                hint=f"leave it as it was; to look by another one: retrain compare {root} --metric M",
+                key=f"campaign.{name}",
+            )
 
 
 def _difference(root: Path, cell: Any) -> Problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from retrain.cli import extras
@@ -78,6 +79,16 @@ def planned(path: Path, arguments: Sequence[str]) -> Plan:
     Raises:
         ConfigError: everything that is wrong with it.
     """
+    from retrain.campaign.launchers import check_launcher
+
+    made = _planned(path, arguments)
+    problem = check_launcher(made.campaign.launcher, made.campaign.launcher_options)
+    if problem is not None:
+        raise ConfigError(replace(problem, key="campaign.launcher"))
+    return made
+
+
+def _planned(path: Path, arguments: Sequence[str]) -> Plan:
     from retrain.campaign import plan, sweep
     from retrain.campaign.labels import labels_of
 
@@ -94,6 +105,10 @@ def planned(path: Path, arguments: Sequence[str]) -> Plan:
         return plan.make(path, rest, changes=changes)
     wanted, settings, rest = plan.split(rest)
     jobs = sweep.expand(rest, path)
+    if len(jobs) == 1:
+        raise ConfigError(
+            "--multirun, and nothing is swept", "name values: training.seed=1,2,3 algorithm=grpo,maxrl; or leave it out"
+        )
     own = [f"condition={label}" for label in wanted]
     own += [f"campaign.{name}={value}" for name, value in settings.items()]
     return plan.make_multirun(path, jobs, labels_of(jobs), own, changes=changes)

@@ -36,9 +36,11 @@ run_with(launcher, {}, orders, max_workers=2, on_change=lambda *_: None, stop=th
 
 
 def installed(launcher, *marks):
-    """A launcher, skipped where its package is missing."""
+    """A launcher, skipped where its package is missing; SLURM also where no cluster was named for the tests."""
     problem = check_launcher(launcher, {"timeout_min": 5} if launcher == "submitit_slurm" else {})
-    return pytest.param(launcher, marks=[*marks, pytest.mark.skipif(problem is not None, reason=str(problem))])
+    reason = "SLURM_CONF names no cluster" if launcher == "submitit_slurm" and not os.environ.get("SLURM_CONF") else ""
+    skip = pytest.mark.skipif(problem is not None or bool(reason), reason=reason or str(problem))
+    return pytest.param(launcher, marks=[*marks, skip])
 
 
 JOBLIB_FIRST = [installed("joblib"), installed("submitit_local", pytest.mark.slow)]
