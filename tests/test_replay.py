@@ -166,7 +166,7 @@ def test_a_file_that_is_none_is_refused_with_the_reason(run, tmp_path, capsys):
         replay(run.dir / "debug" / "text.pt")
     alone = tmp_path / "a" / "step-2.pt"
     alone.parent.mkdir()
-    alone.write_bytes((run.dir / "debug" / "step-2.pt").read_bytes())
+    alone.write_bytes((run.dir / "debug" / "step-3.pt").read_bytes())
     (tmp_path / "config.toml").unlink(missing_ok=True)
     with pytest.raises(ConfigError, match="is not in its run"):
         replay(alone)

@@ -17,6 +17,8 @@ TOML = '[model]\nmodel = "builtin:tiny"\n'
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
+    for kind in KINDS:
+        monkeypatch.delitem(sys.modules, f"my_{kind}", raising=False)  # of a test that trained with such plugins
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

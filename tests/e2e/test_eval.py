@@ -98,6 +98,6 @@ def test_problems_that_a_run_was_trained_on_are_counted_and_refused_when_they_ar
     code, said = score("greedy")
     assert code == 2
     assert "was trained on all 256 of these problems" in said
-    assert "--test scores the source's own test split" in said
+    assert "--test scores the source's test split, if any" in said
     some = score("good", *ALL_OF_ONE_DIGIT)
     assert 0 < some["trained_on"] < some["problems"] == 20
