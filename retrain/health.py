@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -45,7 +46,7 @@ class Finding:
     evidence: Mapping[str, float]
 
 
-class Rule:
+class Rule(ABC):
     """One way to go wrong.
 
     keys: what a line must carry to be judged; patience, recovery: see the module
@@ -60,9 +61,9 @@ class Rule:
         """Whether this line says anything about the rule."""
         return all(key in line for key in self.keys)
 
+    @abstractmethod
     def judge(self, line: Mapping[str, float]) -> Finding | None:
         """Return what is wrong, or None when the line is sound; called once for each line that speaks, in order."""
-        raise NotImplementedError
 
 
 # --- completions ----------------------------------------------------------------------------------------------------

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from datasets import Dataset
-from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import use_adapter
@@ -37,13 +36,15 @@ from retrain.errors import Interrupted, NotFinite, RunError
 from retrain.fingerprints import bit_sums
 from retrain.ratio_contract import RatioContract
 from retrain.signals import Signals
+from retrain.trl_arguments import OneRow, unused_reward
 from retrain.types import no_beat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from peft import PeftModel
     from torch import Tensor
+    from torch.utils.data import Sampler
     from transformers import PreTrainedModel
     from trl.trainer.grpo_config import GRPOConfig
 
@@ -68,24 +69,6 @@ class _Moments(TrainerCallback):
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self._step_begins()
-
-
-def unused_reward(**_: Any) -> list[float | None]:
-    """Stand where TRL insists on a reward function; rewards come with the batches."""
-    raise AssertionError("TRL asked for rewards: _generate_and_score_completions was not ours")
-
-
-class OneRow(Sampler[int]):
-    """Index 0, as often as the loop asks: `Source` chooses the data, so the loader has no state to save."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[int]:
-        return iter([0] * self.length)
 
 
 class Trainer(GRPOTrainer):

@@ -1,12 +1,17 @@
-"""Our keys as the arguments of TRL's and HF's trainers. Defaults of theirs that we undo say why."""
+"""What TRL's and HF's trainers are made with: our keys as their arguments, and stand-ins for what is ours to do.
+
+Defaults of theirs that we undo say why.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from torch.utils.data import Sampler
 from trl.trainer.grpo_config import GRPOConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from retrain.config.schema import RunConfig
@@ -61,3 +66,21 @@ def grpo_config(config: RunConfig, *, scratch: Path, on_cpu: bool) -> GRPOConfig
         disable_tqdm=True,
         use_vllm=False,
     )
+
+
+def unused_reward(**_: Any) -> list[float | None]:
+    """Stand where TRL insists on a reward function; rewards come with the batches."""
+    raise AssertionError("TRL asked for rewards: _generate_and_score_completions was not ours")
+
+
+class OneRow(Sampler[int]):
+    """Index 0, as often as the loop asks: `Source` chooses the data, so the loader has no state to save."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([0] * self.length)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from retrain.config.schema import key
+from retrain.config.keys import key
 
 
 @dataclass(kw_only=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from retrain.cli import extras
 from retrain.cli.campaign_plan import plan_sentence
 from retrain.cli.campaign_view import CampaignWatch, ending
+from retrain.cli.flags import take, take_own
 from retrain.cli.progress import shown
 from retrain.errors import ConfigError, RetrainError
 
@@ -42,14 +43,14 @@ def main(path: Path, arguments: Sequence[str]) -> int:
     plan = planned(path, rest)
     directory = _directory(options, plan)
     print(plan_sentence(plan), file=sys.stderr)
-    if directory is None and not options.get("--yes") and not _agreed(plan):
+    if directory is None and not {"--yes", "-y"} & options.keys() and not _agreed(plan):
         print("nothing was started", file=sys.stderr)
         return 0
     extras.require("local", "training")
     from retrain.campaign import conduct
 
     if directory is not None:
-        failed = bool(options.get("--retry-failed"))
+        failed = "--retry-failed" in options
         return watched(lambda show: conduct.go_on(directory, show, plan=plan, retry_failed=failed))
     return watched(lambda show: conduct.start(plan, show))
 
@@ -69,7 +70,7 @@ def resume(directory: Path, arguments: Sequence[str]) -> int:
         )
     from retrain.campaign import conduct
 
-    failed = bool(options.get("--retry-failed"))
+    failed = "--retry-failed" in options
     return watched(lambda show: conduct.go_on(directory, show, retry_failed=failed))
 
 
@@ -115,22 +116,10 @@ def _planned(path: Path, arguments: Sequence[str]) -> Plan:
 
 
 def _take(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Take what is of the campaign itself off the arguments: --yes, --retry-failed, --extend DIR, --resume DIR|auto."""
-    options: dict[str, str] = {}
-    rest: list[str] = []
-    left = list(arguments)
-    while left:
-        argument = left.pop(0)
-        name, equals, value = argument.partition("=")
-        if argument in ("--yes", "-y", "--retry-failed"):
-            options["--yes" if argument == "-y" else argument] = "true"
-        elif name in ("--extend", "--resume"):
-            if not equals and not left:
-                raise ConfigError(f"{name} needs a campaign; {name} DIR")
-            options[name] = value if equals else left.pop(0)
-        else:
-            rest.append(argument)
-    return options, rest
+    """Take what is of the campaign itself off the arguments; ``--resume`` too, for it names no run of its own."""
+    options, rest = take_own("train", arguments)
+    resumed, others = take({"--resume": "run"}, rest, "train")
+    return options | resumed, others
 
 
 def _directory(options: dict[str, str], plan: Plan) -> Path | None:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """module: the file of `retrain.cli` whose ``main(arguments) -> int`` runs it."""
+    """One command.
+
+    module:   the file of `retrain.cli` whose ``main(arguments) -> int`` runs it
+    takes:    what its arguments without a name are, in order, the last one again and again; kinds as for flags
+    flags:    its own flags → the kind of value that each takes: file, folder, number, text, or what completion lists
+              (toml, run, topic, template, metric, key, …); "": a switch
+    composes: whether it also takes overrides and the flags of a config
+    """
 
     usage: str
     summary: str
     details: str
     module: str
+    takes: tuple[str, ...] = ()
+    flags: Mapping[str, str] = field(default_factory=dict[str, str])
+    composes: bool = False
 
 
 RUN_REFERENCES = """\
@@ -46,6 +60,9 @@ Many runs: a TOML with [campaign], or --multirun (-m) and overrides that sweep: 
            --yes                do not ask before many runs start
 Exit code 3: it has ended, and not all of its runs are done. More: retrain man campaigns""",
         module="train",
+        takes=("toml",),
+        flags={"--extend": "run", "--retry-failed": "", "--yes": "", "-y": ""},
+        composes=True,
     ),
     "explain": Command(
         usage="retrain explain [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--all] [--json]",
@@ -61,6 +78,9 @@ Of a TOML with [campaign], or with --multirun: how many runs, how much they gene
 differ, how long it takes where earlier runs on this machine tell, and the smallest difference that so many seeds
 could detect. config is then what all runs have in common.""",
         module="explain",
+        takes=("toml",),
+        flags={"--all": "", "--json": ""},
+        composes=True,
     ),
     "fetch": Command(
         usage="retrain fetch [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--json]",
@@ -75,6 +95,9 @@ Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those 
 --json    one JSON document on stdout: items, each with kind, name, state ("local", "already there" or "downloaded"),
           bytes, place and note; errors as JSON on stderr""",
         module="fetch",
+        takes=("toml",),
+        flags={"--json": ""},
+        composes=True,
     ),
     "init": Command(
         usage="retrain init [--template NAME] [--output FILE] [--list]",
@@ -87,6 +110,7 @@ Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those 
 --output FILE     where to write it (default retrain.toml); an existing file is never overwritten
 --list            show the templates and write nothing""",
         module="init",
+        flags={"--template": "template", "--output": "file", "--list": ""},
     ),
     "init-plugin": Command(
         usage="retrain init-plugin --kind KIND --name NAME [--output DIR] [--with-test]",
@@ -104,6 +128,7 @@ Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those 
 
 Both work unchanged; what to put into the TOML is printed.""",
         module="init_plugin",
+        flags={"--kind": "kind", "--name": "text", "--output": "folder", "--with-test": ""},
     ),
     "plugins": Command(
         usage="retrain plugins [CONFIG.toml] [--kind KIND] [--json]",
@@ -115,6 +140,8 @@ With CONFIG.toml: also the modules of your own that it names. Nothing is importe
 --json        one JSON document on stdout: plugins, each with kind, name, origin ("built-in", "entry point" or
               "module"), where, target, summary and options (null: not known without importing it)""",
         module="plugins",
+        takes=("toml",),
+        flags={"--kind": "family", "--json": ""},
     ),
     "status": Command(
         usage="retrain status [RUN|CAMPAIGN|DIR …] [--watch] [--all] [--json]",
@@ -146,6 +173,8 @@ metric_value (the last value of the campaign's metric). A run of a campaign may 
 {RUN_REFERENCES}
 CAMPAIGN likewise: abl is the latest campaign of abl.toml, and its runs are in its folder runs/.""",
         module="status",
+        takes=("run",),
+        flags={"--watch": "", "--all": "", "--json": ""},
     ),
     "compare": Command(
         usage="retrain compare CAMPAIGN | RUN|CAMPAIGN … [--metric M] [--by KEY] [--failures floor] [--html FILE] …",
@@ -169,6 +198,8 @@ seeds_needed, sentence. What they mean: retrain man compare
 
 {RUN_REFERENCES}""",
         module="compare",
+        takes=("run",),
+        flags={"--metric": "metric", "--by": "key", "--failures": "floor", "--html": "file", "--json": ""},
     ),
     "resume": Command(
         usage="retrain resume RUN|CAMPAIGN [OVERRIDE …] [--FLAG VALUE …] [--retry-failed]",
@@ -183,6 +214,9 @@ runs begin anew instead. It takes no overrides.
 
 {RUN_REFERENCES}""",
         module="resume",
+        takes=("run",),
+        flags={"--retry-failed": ""},
+        composes=True,
     ),
     "eval": Command(
         usage="retrain eval RUN|ADAPTER|MODEL [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--test] [--json]",
@@ -209,6 +243,9 @@ is counted, and refused when it is everything. A seed of -1 means the default on
 
 {RUN_REFERENCES}""",
         module="eval",
+        takes=("run", "toml"),
+        flags={"--best": "", "--checkpoint": "number", "--test": "", "--json": ""},
+        composes=True,
     ),
     "debug-batch": Command(
         usage="retrain debug-batch FILE [--devices TEXT] [--json]",
@@ -224,6 +261,8 @@ weights, the module and the tokens of log-probabilities, the loss and gradient o
                  inputs, weights, module, logprobs, loss, grad_norm, rows, gradients; a number that is not finite is
                  text; errors as JSON on stderr""",
         module="debug_batch",
+        takes=("file",),
+        flags={"--devices": "text", "--json": ""},
     ),
     "man": Command(
         usage="retrain man [TOPIC]",
@@ -234,6 +273,8 @@ Without TOPIC: the topics, a line each. On a terminal the text is laid out to it
 --topic TOPIC   the same as TOPIC alone
 --list-topics   the topics, a line each""",
         module="man",
+        takes=("topic",),
+        flags={"--topic": "topic", "--list-topics": ""},
     ),
     "rollouts": Command(
         usage="retrain rollouts RUN [--step N] [--best K] [--worst K] [--search TEXT] [--signal] [--html FILE] …",
@@ -262,6 +303,18 @@ uncertainty, planning (null: not on file).
 
 {RUN_REFERENCES}""",
         module="rollouts",
+        takes=("run",),
+        flags={
+            "--step": "number",
+            "--best": "number",
+            "--worst": "number",
+            "--search": "text",
+            "--task": "text",
+            "--limit": "number",
+            "--html": "file",
+            "--signal": "",
+            "--json": "",
+        },
     ),
     "ui": Command(
         usage="retrain ui [RUN|CAMPAIGN] [--experiment NAME] [--port N]",
@@ -274,12 +327,15 @@ Prints the address on stdout and serves it until Ctrl-C.
 
 {RUN_REFERENCES}""",
         module="ui",
+        takes=("run",),
+        flags={"--experiment": "text", "--port": "number"},
     ),
     "sync": Command(
         usage="retrain sync RUN|CAMPAIGN",
         summary="send to the tracker what it has missed of a run, or of a campaign and all its runs",
         details=RUN_REFERENCES,
         module="sync",
+        takes=("run",),
     ),
 }
 

@@ -33,9 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: no such run or campaign, nothing to compare, an unknown key or flag, or no file.
     """
-    flags, given = parse(
-        "compare", arguments, options=("--metric", "--by", "--failures", "--html"), switches=("--json",)
-    )
+    flags, given = parse("compare", arguments)
     if not given:
         raise ConfigError("retrain compare takes a campaign, or several runs", HELP)
     if flags.get("--failures", "floor") != "floor":

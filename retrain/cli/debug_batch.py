@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: no such file, or the run it belongs to cannot be loaded here.
     """
-    flags, positional = parse("debug-batch", arguments, options=["--devices"], switches=["--json"])
+    flags, positional = parse("debug-batch", arguments)
     if len(positional) != 1:
         given = f"got {len(positional)}: {' '.join(positional)}" if positional else "none was given"
         raise ConfigError(f"retrain debug-batch takes one FILE, {given}", "retrain debug-batch --help")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrain.cli import extras
-from retrain.cli.flags import take_switches
+from retrain.cli.flags import take_own
 from retrain.errors import ConfigError
 from retrain.events import Phase, Warned
 
@@ -30,8 +30,8 @@ def main(arguments: Sequence[str]) -> int:
         ConfigError: nothing of that name, a wrong config, or data that the run was trained on.
         RunError: the policy or the reward could not go on.
     """
-    switches, rest = take_switches(arguments, "--best", "--test", "--json")
-    rest, step = _take_checkpoint(rest)
+    switches, rest = take_own("eval", arguments)
+    step = _step(switches.get("--checkpoint"))
     if not rest or rest[0].startswith("-"):
         raise ConfigError("retrain eval takes a RUN, an ADAPTER or a MODEL first", HELP)
     if "--best" in switches and step is not None:
@@ -57,21 +57,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _take_checkpoint(arguments: Sequence[str]) -> tuple[list[str], int | None]:
-    """Split off ``--checkpoint N``."""
-    rest: list[str] = []
-    step = None
-    words = iter(arguments)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name != "--checkpoint":
-            rest.append(word)
-            continue
-        text = value if equals else next(words, "")
-        if not (text.isascii() and text.isdigit()):
-            raise ConfigError(f'--checkpoint takes the number of a step, got "{text}"', HELP)
-        step = int(text)
-    return rest, step
+def _step(text: str | None) -> int | None:
+    """Read the number of ``--checkpoint N``."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise ConfigError(f'--checkpoint takes the number of a step, got "{text}"', HELP)
+    return int(text)
 
 
 def tell(event: Event) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrain.cli.derived import Derived, bytes_text, derive, sentence
 from retrain.cli.extras import missing
-from retrain.cli.flags import take_switches
+from retrain.cli.flags import take_own
 from retrain.config.cautions import cautions
 from retrain.config.schema import KEYS
 from retrain.errors import ConfigError, Problem
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: everything that is wrong with it.
     """
-    switches, rest = take_switches(arguments, "--json", "--all")
+    switches, rest = take_own("explain", arguments)
     path, overrides = split_config(rest)
     problems = [problem for problem in [missing("local", "training")] if problem]
     from retrain.cli import campaign

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from retrain.cli import extras
 from retrain.cli.derived import bytes_text
 from retrain.cli.explain import split_config
-from retrain.cli.flags import take_switches
+from retrain.cli.flags import take_own
 from retrain.errors import ConfigError, Problem, RunError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         ConfigError: the config is wrong.
         RunError: something could not be had: everything that could not, after the rest was fetched.
     """
-    switches, rest = take_switches(arguments, "--json")
+    switches, rest = take_own("fetch", arguments)
     path, overrides = split_config(rest)
     from retrain.config import compose
 

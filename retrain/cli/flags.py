@@ -1,48 +1,63 @@
-"""The flags of commands that compose no config: a handful of known names, no abbreviations."""
+"""Take what is of a command itself off its arguments, as `commands` declares it. No abbreviations."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from retrain.cli.commands import COMMANDS
 from retrain.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
-def take_switches(arguments: Sequence[str], *names: str) -> tuple[set[str], list[str]]:
-    """Split off the switches among the arguments: ``({"--json"}, the other arguments)``."""
-    return {a for a in arguments if a in names}, [a for a in arguments if a not in names]
-
-
-def parse(
-    command: str, arguments: Sequence[str], *, options: Sequence[str] = (), switches: Sequence[str] = ()
-) -> tuple[dict[str, str], list[str]]:
-    """Read ``--name value``, ``--name=value`` and switches; return them with the positional arguments.
-
-    A repeated flag: the last one wins. A switch's value is "".
+def take_own(command: str, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Split a command's own flags off those of a config: ``({"--json": ""}, the other arguments)``.
 
     Raises:
-        ConfigError: an unknown flag, a flag without its value, or a switch with one.
+        ConfigError: as for `take`.
+    """
+    return take(COMMANDS[command].flags, arguments, command)
+
+
+def take(own: Mapping[str, str], arguments: Sequence[str], command: str) -> tuple[dict[str, str], list[str]]:
+    """Split these flags off: ``--name value``, ``--name=value``, and switches, whose value is "".
+
+    A repeated flag: the last one wins.
+
+    Raises:
+        ConfigError: a flag without its value, or a switch with one.
     """
     found: dict[str, str] = {}
-    positional: list[str] = []
+    others: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
-        if not argument.startswith("-"):
-            positional.append(argument)
-        elif name in options:
+        if name not in own:
+            others.append(argument)
+        elif own[name]:
             given = value if equals else next(rest, None)
             if given is None:
-                raise ConfigError(f"{name} needs a value; {name} VALUE")
+                raise ConfigError(f"{name} needs a value; {name} {own[name].upper()}", f"retrain {command} --help")
             found[name] = given
-        elif name in switches:
-            if equals:
-                raise ConfigError(f"{name} takes no value; write {name} alone")
-            found[name] = ""
+        elif equals:
+            raise ConfigError(f"{name} takes no value; write {name} alone", f"retrain {command} --help")
         else:
-            near = nearest(name, [*options, *switches])
+            found[name] = ""
+    return found, others
+
+
+def parse(command: str, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Read the flags of a command that composes no config; return them with the positional arguments.
+
+    Raises:
+        ConfigError: as for `take`, or an unknown flag.
+    """
+    found, positional = take_own(command, arguments)
+    for argument in positional:
+        if argument.startswith("-"):
+            name = argument.partition("=")[0]
+            near = nearest(name, COMMANDS[command].flags)
             question = f"; did you mean {near}?" if near else ""
             raise ConfigError(f"{name} is not a flag of retrain {command}{question}", f"retrain {command} --help")
     return found, positional

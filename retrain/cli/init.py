@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: an unknown template, a file that exists already or cannot be written.
     """
-    flags, positional = parse("init", arguments, options=("--template", "--output"), switches=("--list",))
+    flags, positional = parse("init", arguments)
     if positional:
         raise ConfigError(f'"{positional[0]}" is not expected; retrain init --output {positional[0]} writes there')
     if "--list" in flags:

@@ -51,9 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: an unknown kind, a name that cannot be a module of one's own, a file that is there already.
     """
-    flags, positional = parse(
-        "init-plugin", arguments, options=("--kind", "--name", "--output"), switches=("--with-test",)
-    )
+    flags, positional = parse("init-plugin", arguments)
     if positional:
         raise ConfigError(f'"{positional[0]}" is not expected; the name is given with --name {positional[0]}')
     for needed in ("--kind", "--name"):

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     from retrain import manual
 
-    flags, positional = parse("man", arguments, options=("--topic",), switches=("--list-topics",))
+    flags, positional = parse("man", arguments)
     asked = [*positional, *([flags["--topic"]] if "--topic" in flags else [])]
     if len(asked) > 1:
         raise ConfigError(f"retrain man shows one topic, got {len(asked)}: {' '.join(asked)}", "retrain man --help")

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from retrain import registry
 from retrain.cli.flags import parse
 from retrain.cli.plugin_source import Option, read
-from retrain.config.schema import KEYS, keys_of
+from retrain.config.keys import keys_of
+from retrain.config.schema import KEYS
 from retrain.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: an unknown family, or what is wrong with CONFIG.
     """
-    flags, positional = parse("plugins", arguments, options=("--kind",), switches=("--json",))
+    flags, positional = parse("plugins", arguments)
     if len(positional) > 1:
         raise ConfigError(f"retrain plugins takes one CONFIG, got {len(positional)}: {' '.join(positional)}")
     kind = flags.get("--kind", "")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]
 
-OPTIONS = ("--step", "--best", "--worst", "--search", "--task", "--limit", "--html")
-SWITCHES = ("--signal", "--json")
 ON_A_TERMINAL, ON_A_PAGE = 4, 64  # completions shown unless flags say how many; --json has all
 LATER_COLUMNS = ("uncertainty", "planning")  # older runs lack them
 
@@ -81,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: no such run or step, no completions kept, a wrong number, or a column that the file lacks.
     """
-    flags, positional = parse("rollouts", arguments, options=OPTIONS, switches=SWITCHES)
+    flags, positional = parse("rollouts", arguments)
     choice, step = wanted(flags, positional)
     run_dir = find_run(positional[0])
     if find_spec("pyarrow") is None:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from retrain.campaign.state import CampaignState
 
-SWITCHES = ("--watch", "--json", "--all")
 LISTED = 20  # runs, and campaigns, in a table without --all
 WATCH_SECONDS = 2.0
 HOME, CLEAR_LINE, CLEAR_BELOW, CLEAR = "\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J\x1b[H"
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError: no such run or folder, or --json together with --watch.
     """
-    flags, given = parse("status", arguments, switches=SWITCHES)
+    flags, given = parse("status", arguments)
     if "--json" in flags and "--watch" in flags:
         raise ConfigError("--json is one document and --watch never ends; take one of them")
     found, _ = entries_of(given)

@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
         ConfigError: no such run, nothing tracked, or no tracker installed.
         RunError: the server does not answer.
     """
-    flags, positional = parse("ui", arguments, options=("--experiment", "--port"))
+    flags, positional = parse("ui", arguments)
     if len(positional) > 1:
         raise ConfigError(f"retrain ui takes one RUN, got {len(positional)}: {' '.join(positional)}")
     port = port_number(flags.get("--port", "0"))

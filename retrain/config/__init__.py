@@ -6,8 +6,9 @@
 
 from retrain.config.check import check
 from retrain.config.compose import Composed, compose
+from retrain.config.keys import Key
 from retrain.config.origins import Origin
-from retrain.config.schema import KEYS, SECTIONS, Key, RunConfig
+from retrain.config.schema import KEYS, SECTIONS, RunConfig
 from retrain.config.secrets import mask
 
 __all__ = ["KEYS", "SECTIONS", "Composed", "Key", "Origin", "RunConfig", "check", "compose", "mask"]

@@ -17,13 +17,15 @@ from retrain.config import grammar, values
 from retrain.config.layers import CHOICES, Choice
 from retrain.config.names import FLAGS, SHORTEST_FLAG, likely_flags, likely_keys, question, unknown_group
 from retrain.config.origins import Layer, Origin, merge_tables
-from retrain.config.schema import KEYS, SECTIONS, Key
+from retrain.config.schema import KEYS, SECTIONS
 from retrain.config.secrets import HIDDEN, mask_urls, names_secret
 from retrain.errors import Problem, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from retrain.config.keys import Key
 
 EXAMPLES = {"resume.path": "auto", "model.adapter": "RUN/adapter"}  # where the default says nothing
 

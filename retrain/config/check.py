@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from retrain import registry
 from retrain.config import adapter, check_eval, check_transforms, values
+from retrain.config.keys import keys_of
 from retrain.config.rules import problem, source_has_keys, unused
-from retrain.config.schema import KEYS, keys_of
+from retrain.config.schema import KEYS
 from retrain.errors import Problem, nearest
 
 if TYPE_CHECKING:

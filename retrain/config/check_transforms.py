@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from retrain import registry
 from retrain.config import schema, values
+from retrain.config.keys import Key, keys_of
 from retrain.config.origins import DEFAULT, Origin
-from retrain.config.schema import KEYS, Key, keys_of
+from retrain.config.schema import KEYS
 from retrain.config.transforms import Planned, asks_for, planned
 from retrain.errors import Problem, nearest
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from retrain.config.values import base_type, interpolates, item_type
 
 if TYPE_CHECKING:
-    from retrain.config.schema import Key
+    from retrain.config.keys import Key
 
 _WHOLE = re.compile(r"[+-]?\d(?:_?\d)*")
 QUOTED = re.compile(r"""'((?:\\.|[^\\'])*)'|"((?:\\.|[^\\"])*)\"""", re.DOTALL)

@@ -7,51 +7,13 @@ A key enters when it works. Names are a public contract: ``[section] key`` in TO
 ``--section-key value`` on the command line.
 """
 
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Dict, List, get_type_hints  # Dict, List: OmegaConf reads these at run time
+from dataclasses import dataclass, field, fields
+from typing import Any, get_type_hints
+
+from retrain.config.keys import Key, key, keys_of
 
 GROUPS = ("model", "algorithm", "backend", "inference", "reward", "data")
 """Sections that are also config groups: each of their files in `conf/` sets keys of its own section only."""
-
-
-def key(
-    default: Any,
-    help: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    choices: tuple[str, ...] = (),
-    registry: str = "",
-    secret: bool = False,
-    owner: str = "",
-    identity: bool = False,
-) -> Any:
-    """Declare a config key.
-
-    low, high: inclusive bounds; above: exclusive lower bound
-    choices:   the only allowed texts
-    registry:  the value is a name from this family of `retrain.registry`, or ``pkg.mod:attr``
-    secret:    a literal value is refused and never echoed; write ``${oc.env:NAME}``
-    owner:     for free-form tables: the dotted key whose change drops the table; for lists: whose being set does
-    identity:  part of what its section's group files choose: each of them sets it
-    """
-    metadata = {
-        "help": help,
-        "low": low,
-        "high": high,
-        "above": above,
-        "choices": choices,
-        "registry": registry,
-        "secret": secret,
-        "owner": owner,
-        "identity": identity,
-    }
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -96,13 +58,13 @@ class Algorithm:
         choices=("none", "group", "batch"),
     )
     uncertainty_kind: str = key("surprisal", "what transforms read of each token", registry="signal")
-    transforms: List[Dict[str, Any]] = key(
+    transforms: list[dict[str, Any]] = key(
         [],
         'transforms in order, instead of transform_mode: [{name = "sepa"}, {name = "gtpo", beta = 0.2}]',
         owner="algorithm.transform_mode",
     )
-    advantage_params: Dict[str, Any] = key({}, "options of a baseline of your own", owner="algorithm.advantage_mode")
-    transform_params: Dict[str, Any] = key({}, "options of a transform of your own", owner="algorithm.transform_mode")
+    advantage_params: dict[str, Any] = key({}, "options of a baseline of your own", owner="algorithm.advantage_mode")
+    transform_params: dict[str, Any] = key({}, "options of a transform of your own", owner="algorithm.transform_mode")
     entropy_mask_rho: float = key(0.2, "share of a group's tokens that entropy_mask keeps", above=0.0, high=1.0)
     adv_clip_max: float = key(0.0, "no token's advantage is larger than this, applied last; 0: off", low=0.0)
     skip_uninformative: bool = key(True, "spend no backward pass on completions whose advantages are all zero")
@@ -184,7 +146,7 @@ class Planning:
     """What counts as planning (docs/advantages.md)."""
 
     detector: str = key("regex", "finds planning phrases in a completion's text", registry="detector")
-    strategic_grams: List[str] = key([], "phrases that the regex detector looks for; empty: the built-in eighteen")
+    strategic_grams: list[str] = key([], "phrases that the regex detector looks for; empty: the built-in eighteen")
 
 
 @dataclass
@@ -203,7 +165,7 @@ class Training:
         above=0.0,
         high=1.0,
     )
-    stop: List[str] = key([], "texts that end a completion")
+    stop: list[str] = key([], "texts that end a completion")
     lr: float = key(4e-5, "learning rate of AdamW", low=0.0)
     lr_schedule: str = key("constant", "after the warm-up", choices=("constant", "linear", "cosine"))
     warmup_steps: int = key(0, "steps over which the learning rate rises from 0", low=0)
@@ -258,7 +220,7 @@ class Backend:
     adapter_path: str = key(
         "", "also write the final adapter here, in one move after success; empty: only into the run"
     )
-    options: Dict[str, Any] = key({}, "options of the backend itself", owner="backend.backend")
+    options: dict[str, Any] = key({}, "options of the backend itself", owner="backend.backend")
 
 
 @dataclass
@@ -287,7 +249,7 @@ class Data:
     instruction: str = key(
         "auto", "appended to every problem; auto: the source's own, by default a request for \\boxed{}"
     )
-    chat_template_args: Dict[str, Any] = key(
+    chat_template_args: dict[str, Any] = key(
         {}, "given to the chat template, e.g. enable_thinking = false", owner="model.model"
     )
 
@@ -309,7 +271,7 @@ class Logging:
     run_name: str = key("", "name in the tracker; empty: made from the run directory")
     experiment: str = key("retrain", "the tracker's experiment")
     tracking_uri: str = key("", "MLflow store; empty: MLFLOW_TRACKING_URI, else sqlite under outputs/; none: off")
-    tags: Dict[str, str] = key({}, "tags of the run in the tracker")
+    tags: dict[str, str] = key({}, "tags of the run in the tracker")
     log_completions: int = key(4, "completions a step shown in the tracker", low=0)
     keep_rollouts: str = key("all", "which steps' completions are kept on disk: all, none, or every n-th")
     log_adapter: bool = key(False, "upload the final adapter to the tracker; its path is always a tag")
@@ -317,7 +279,7 @@ class Logging:
     wandb_run_name: str = key("", "name there; empty: the run's")
     wandb_entity: str = key("", "team or user there")
     wandb_group: str = key("", "group there")
-    wandb_tags: List[str] = key([], "tags there")
+    wandb_tags: list[str] = key([], "tags there")
 
 
 @dataclass
@@ -350,12 +312,12 @@ class Health:
 class Campaign:
     """Conditions × seeds, and what is to be found out (docs/campaigns.md). Not part of any run's own config."""
 
-    seeds: List[int] = key([42, 101, 202, 303, 404, 505, 606, 707], "each condition is run with each of them", low=0)
+    seeds: list[int] = key([42, 101, 202, 303, 404, 505, 606, 707], "each condition is run with each of them", low=0)
     max_steps: int = key(0, "optimiser steps of every run; 0: training.max_steps", low=0)
     max_workers: int = key(1, "runs at once on this machine", low=1)
     launcher: str = key("local", "local: processes of this machine; or a launcher of Hydra, such as submitit_slurm")
-    launcher_options: Dict[str, Any] = key({}, "options of that launcher, such as partition", owner="campaign.launcher")
-    conditions: List[Dict[str, Any]] = key([], "tables of keys, or of overrides; empty: the ablation of five")
+    launcher_options: dict[str, Any] = key({}, "options of that launcher, such as partition", owner="campaign.launcher")
+    conditions: list[dict[str, Any]] = key([], "tables of keys, or of overrides; empty: the ablation of five")
     baseline: str = key("", "the condition that the others are compared with; empty: the first")
     metric: str = key("eval/score", "what they are compared by, at the last step")
     min_effect: float = key(0.0, "the difference that matters, in units of the metric; 0: none was named", low=0.0)
@@ -386,39 +348,6 @@ class RunConfig:
     logging: Logging = field(default_factory=Logging)
     resume: Resume = field(default_factory=Resume)
     health: Health = field(default_factory=Health)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Key:
-    """One leaf of the schema, as everything that reads the schema sees it."""
-
-    section: str
-    name: str
-    type: Any  # str, int, float, bool, List[str], Dict[str, Any], ...
-    default: Any
-    help: str
-    low: float | None
-    high: float | None
-    above: float | None
-    choices: tuple[str, ...]
-    registry: str
-    secret: bool
-    owner: str
-    identity: bool
-
-    @property
-    def dotted(self) -> str:
-        return f"{self.section}.{self.name}"
-
-
-def keys_of(section: str, cls: type) -> list[Key]:
-    """Return the keys that a section's dataclass declares, in order; also those of a backend's options."""
-    types = get_type_hints(cls)
-    found = []
-    for leaf in fields(cls):
-        default = leaf.default if leaf.default is not MISSING else leaf.default_factory()  # type: ignore[misc]  one is set
-        found.append(Key(section=section, name=leaf.name, type=types[leaf.name], default=default, **leaf.metadata))
-    return found
 
 
 def _leaves() -> dict[str, Key]:

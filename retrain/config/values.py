@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from retrain.config.schema import Key
+    from retrain.config.keys import Key
 
 INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 """A ``${`` that is not escaped: preceded by an even number of backslashes."""

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from retrain import registry
 from retrain.config import values
-from retrain.config.schema import KEYS, SECTIONS, RunConfig, keys_of
+from retrain.config.keys import keys_of
+from retrain.config.schema import KEYS, SECTIONS, RunConfig
 
 if TYPE_CHECKING:
-    from retrain.config.schema import Key
+    from retrain.config.keys import Key
 
 KEYS_MARK = "<!-- generated: keys -->"
 

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from retrain.cli.eval import _take_checkpoint, table
+from retrain.cli.eval import table
 from retrain.cli.main import main
-from retrain.errors import ConfigError
 from retrain.score import Scored, Weights, find, plan
 from retrain.store import RunRecord
 from retrain.types import HeldOut, Sampling
@@ -132,11 +131,10 @@ def test_a_seed_to_be_drawn_is_the_default_one_so_that_scores_can_be_compared(fo
     assert config.training.seed == 42
 
 
-def test_the_checkpoint_is_taken_out_of_the_arguments():
-    assert _take_checkpoint(["a", "--checkpoint", "20", "--lr", "1"]) == (["a", "--lr", "1"], 20)
-    assert _take_checkpoint(["--checkpoint=3"]) == ([], 3)
-    with pytest.raises(ConfigError):
-        _take_checkpoint(["--checkpoint"])
+@pytest.mark.parametrize("given", ["--checkpoint", "--checkpoint=", "--checkpoint=last", "--checkpoint=-1"])
+def test_a_checkpoint_is_the_number_of_a_step(given, capsys):
+    assert main(["eval", "builtin:tiny", given]) == 2
+    assert "--checkpoint" in capsys.readouterr().err
 
 
 def test_the_table_says_what_was_asked_how_and_how_sure(folder):

@@ -1,6 +1,7 @@
 """The front door: which command an argument means, exit codes, and how errors look."""
 
 import json
+import re
 
 import pytest
 
@@ -28,6 +29,13 @@ def test_help_lists_every_command_on_stdout(arguments, capsys):
 def test_every_command_has_help_of_its_own(name, capsys):
     assert main([name, "--help"]) == 0
     assert COMMANDS[name].usage in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_names_each_of_its_own_flags(name, capsys):
+    main([name, "--help"])
+    named = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert {flag for flag in COMMANDS[name].flags if flag.startswith("--")} <= named
 
 
 def test_help_after_a_config_is_the_help_of_training(capsys):

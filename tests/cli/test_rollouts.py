@@ -198,7 +198,7 @@ def test_no_color_in_the_environment_is_obeyed(run, capsys, monkeypatch):
 )
 def test_the_chosen_completions_are_those_asked_for(run, arguments, expected):
     every, _ = rollouts.read(run, 4)
-    flags, _ = rollouts.parse("rollouts", arguments, options=rollouts.OPTIONS)
+    flags, _ = rollouts.parse("rollouts", arguments)
     choice, _ = rollouts.wanted(flags, ["mini"])
     chosen = rollouts.choose(every, choice, rollouts.ON_A_TERMINAL)
     assert [(item["group"], item["rollout"]) for item in chosen] == expected
