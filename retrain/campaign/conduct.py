@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import queue
 import shutil
 import signal
 import threading
@@ -21,10 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrain import report, store, tracking
-from retrain.campaign.launchers import check_launcher, run_with
+from retrain.campaign import searching
+from retrain.campaign.budget import Budget
+from retrain.campaign.launchers import check_launcher
+from retrain.campaign.launching import Changes, Planned, Rolling
 from retrain.campaign.manifest import Manifest, RunEntry
 from retrain.campaign.plan import Plan, keys_as_dict
-from retrain.campaign.supervisor import Exit, Order
+from retrain.campaign.supervisor import Order
 from retrain.config import compose
 from retrain.config import toml as toml_files
 from retrain.errors import ConfigError, Incomplete, Interrupted, Problem
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5  # between two looks at signals and at what is shown
-BUDGET_SECONDS = 10.0  # between two looks at what was spent
 
 
 def start(plan: Plan, show: Callable[[Path, Manifest], None]) -> Path:
@@ -66,11 +67,14 @@ def start(plan: Plan, show: Callable[[Path, Manifest], None]) -> Path:
     )
     try:
         with store.needed(root):
-            (root / "campaign.toml").write_text(as_toml(plan), encoding="utf-8")
-            _write_configs(plan)
+            if plan.search is not None:
+                searching.write_base(root, plan)
+            else:
+                (root / "campaign.toml").write_text(as_toml(plan), encoding="utf-8")
+                _write_configs(plan)
             manifest.write(root)
             store.point_latest(root)
-        return _conduct(root, manifest, show)
+        return _conduct(root, manifest, show, manifest.runs)
     finally:
         lock.release()
 
@@ -90,27 +94,44 @@ def go_on(
     lock = store.RunLock.take(root)
     try:
         manifest = Manifest.read(root)
-        if plan is not None:
+        if plan is not None and manifest.is_search:
+            manifest = searching.extended(root, manifest, plan)
+        elif plan is not None:
             manifest = _extended(root, manifest, plan.placed(root))
         manifest = _as_found(root, manifest)
-        missing = [run for run in manifest.runs if run.state != "done"]
-        if not missing:
-            raise ConfigError(
-                f"{root} is finished: all of its {len(manifest.runs)} runs are done",
-                f"to add seeds or conditions: retrain {manifest.source or 'CONFIG.toml'} --extend {root}",
-            )
+        missing = searching.open_runs(manifest, retry_failed=retry_failed)
+        if not missing and not manifest.unasked:
+            raise ConfigError(_finished(root, manifest))
         for run in missing:
-            if retry_failed and run.state == "failed":
+            if retry_failed and run.state == "failed" and (root / run.directory).exists():
                 _begin_anew(root / run.directory)
-        return _conduct(root, manifest.taken_over(), show)
+                manifest = manifest.with_run(run.name, state="planned", exit_reason="")
+        return _conduct(root, manifest.taken_over(), show, missing)
     finally:
         lock.release()
+
+
+def _finished(root: Path, manifest: Manifest) -> Problem:
+    """Say that nothing is missing, and how to add something."""
+    source, number = manifest.source or "CONFIG.toml", len(manifest.runs)
+    if failed := sum(run.state == "failed" for run in manifest.runs):
+        message = f"{root} is finished: of its {number} runs {failed} failed, which is what their trials came to"
+        return Problem(message=message, hint=f"to run them again: retrain resume {root} --retry-failed")
+    message = f"{root} is finished: all of its {number} runs are done"
+    if manifest.is_search:
+        more = 2 * manifest.campaign["sweeper_options"]["n_trials"]
+        return Problem(
+            message=message, hint=f"to add trials: as before, with hydra.sweeper.n_trials={more} --extend {root}"
+        )
+    return Problem(message=message, hint=f"to add seeds or conditions: retrain {source} --extend {root}")
 
 
 def _check(plan: Plan) -> None:
     problem = check_launcher(plan.campaign.launcher, plan.campaign.launcher_options)
     if problem is not None:
         raise ConfigError(replace(problem, key="campaign.launcher"))
+    if plan.search is not None and plan.search.storage:
+        searching.check_storage(plan.root, plan.search)
 
 
 def _entry(cell: Any) -> RunEntry:
@@ -226,70 +247,74 @@ def _begin_anew(directory: Path) -> None:
 # --- while it runs --------------------------------------------------------------------------------------------------
 
 
-def _conduct(root: Path, manifest: Manifest, show: Callable[[Path, Manifest], None]) -> Path:
-    todo = [run for run in manifest.runs if run.state != "done"]
+def _conduct(root: Path, manifest: Manifest, show: Callable[[Path, Manifest], None], todo: Sequence[RunEntry]) -> Path:
     stop, follower = threading.Event(), tracking.Follower(root)
+    search = searching.Searching(root, manifest) if manifest.is_search else None
+    if search is not None:
+        known = {run.name for run in manifest.runs}
+        manifest = search.taken_up(manifest)
+        todo = [*todo, *(run for run in manifest.runs if run.name not in known)]
     manifest.write(root)
     follower.start()
-    launcher = _Launcher(manifest, [_order(root, manifest, run) for run in todo], stop)
-    budget = _Budget(root, manifest)
-    with _stopping(stop) as asked:
-        launcher.start()
-        while launcher.is_alive() or not launcher.changes.empty():
-            manifest = _taken(root, manifest, todo, launcher.changes)
+    orders = {run.name: _order(root, manifest, run) for run in todo if run.key}
+    launcher = Planned(manifest.campaign, orders, stop) if search is None else Rolling(manifest.campaign, stop)
+    budget = Budget(root, manifest)
+    with _stopping(stop) as asked, _stopped_by_an_error(stop):
+        launcher.add(orders) if isinstance(launcher, Rolling) else launcher.start()
+        while True:
+            manifest = _taken(root, manifest, launcher.changes)
+            if search is not None and isinstance(launcher, Rolling):
+                manifest = _searched(root, manifest, search, launcher, stop)
             show(root, manifest)
             follower.ensure()
             if not stop.is_set() and (spent := budget.spent(manifest)):
                 asked.append(spent)
                 stop.set()
+            if not launcher.is_alive() and launcher.changes.empty():
+                break
             launcher.join(LOOK_SECONDS)
-    manifest = _taken(root, manifest, todo, launcher.changes)
     if launcher.defect is not None:
         raise launcher.defect
     return _ended(root, manifest, asked, show, follower)
 
 
-class _Launcher(threading.Thread):
-    """Runs the orders, while the main thread looks after signals, budgets and the manifest.
-
-    changes: (index of an order, how it ended; None: it has started), as they come
-    defect:  what ended the launcher itself
-    """
-
-    def __init__(self, manifest: Manifest, orders: Sequence[Order], stop: threading.Event) -> None:
-        super().__init__(name="launcher")
-        self._campaign, self._orders, self._stop_event = manifest.campaign, orders, stop
-        self.changes: queue.Queue[tuple[int, Exit | None]] = queue.Queue()
-        self.defect: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            run_with(
-                self._campaign["launcher"],
-                self._campaign["launcher_options"],
-                self._orders,
-                max_workers=self._campaign["max_workers"],
-                on_change=lambda index, found: self.changes.put((index, found)),
-                stop=self._stop_event,
-            )
-        except BaseException as error:  # noqa: BLE001  raised again by the thread that waits for this one
-            self.defect = error
-
-
-def _taken(
-    root: Path, manifest: Manifest, todo: Sequence[RunEntry], changes: queue.Queue[tuple[int, Exit | None]]
+def _searched(
+    root: Path, manifest: Manifest, search: searching.Searching, launcher: Rolling, stop: threading.Event
 ) -> Manifest:
+    """Tell the search what has ended, and start what it asks for while a worker has nothing to do."""
+    search.tell(manifest)
+    while launcher.has_room and manifest.unasked and not stop.is_set():
+        known = {run.name for run in manifest.runs}
+        manifest = search.ask(manifest)
+        manifest.write(root)
+        new = [run for run in manifest.runs if run.name not in known and run.key]
+        launcher.add({run.name: _order(root, manifest, run) for run in new})
+        search.tell(manifest)  # one whose keys do not go together has failed already
+    return manifest
+
+
+@contextlib.contextmanager
+def _stopped_by_an_error(stop: threading.Event) -> Iterator[None]:
+    """Let no run go on when this process cannot look after it any more."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise
+
+
+def _taken(root: Path, manifest: Manifest, changes: Changes) -> Manifest:
     """Write down what has happened to the runs, and the report when one has ended."""
     ended = False
     before = manifest
     while not changes.empty():
-        index, found = changes.get()
+        name, found = changes.get()
         if found is None:
-            manifest = manifest.with_run(todo[index].name, state="running", started=time.time(), ended=None)
+            manifest = manifest.with_run(name, state="running", started=time.time(), ended=None)
         else:
             ended = True
             manifest = manifest.with_run(
-                todo[index].name,
+                name,
                 state=found.state,
                 exit_reason=found.exit_reason,
                 started=found.started,
@@ -311,21 +336,25 @@ def _ended(
     follower: tracking.Follower,
 ) -> Path:
     failed = [run for run in manifest.runs if run.state == "failed"]
-    missing = [run for run in manifest.runs if run.state != "done"]
-    state = "done" if not missing else "interrupted" if asked else "failed"
+    missing, unasked = [run for run in manifest.runs if run.state != "done"], manifest.unasked
+    is_whole = not missing and not unasked
+    state = "done" if is_whole else "interrupted" if asked else "failed"
     manifest = replace(manifest, state=state, exit_reason=asked[0] if asked else "", ended=time.time())
     manifest.write(root)
     report.write(root)  # once more: now the campaign is over
     show(root, manifest)
     follower.start()
     if asked and asked[0].startswith("stopped by"):
-        raise Interrupted(f"{asked[0]}; {len(missing)} runs are missing: retrain resume {root}")
-    if missing:
+        more = f", {unasked} trials have not begun" if unasked else ""
+        raise Interrupted(f"{asked[0]}; {len(missing)} runs are missing{more}: retrain resume {root}")
+    if not is_whole:
         reasons = [f"{run.name}: {run.exit_reason or run.state}" for run in failed or missing]
         why = f"{asked[0]}; " if asked else ""
+        more = f", {unasked} trials have not begun" if unasked else ""
+        is_answered = manifest.is_search and not unasked and len(failed) == len(missing)
         raise Incomplete(
-            f"{why}{len(missing)} of {len(manifest.runs)} runs are not done",
-            "\n".join([*reasons[:8], f"retrain resume {root}"]),
+            f"{why}{len(missing)} of {len(manifest.runs)} runs are not done{more}",
+            "\n".join([*reasons[:8], f"retrain resume {root}{' --retry-failed' if is_answered else ''}"]),
         )
     return root
 
@@ -369,28 +398,3 @@ def _stopping(stop: threading.Event) -> Iterator[list[str]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Budget:
-    """What a campaign may spend: hours since it was started or resumed, tokens over all of its runs."""
-
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root, self.began, self.looked = root, time.monotonic(), 0.0
-        self.hours, self.tokens = manifest.campaign["budget_hours"], manifest.campaign["budget_tokens"]
-
-    def spent(self, manifest: Manifest) -> str:
-        """Say which budget is spent; empty while none is."""
-        now = time.monotonic()
-        if self.hours and now - self.began > 3600 * self.hours:
-            return f"budget_hours = {self.hours:g} is spent"
-        if self.tokens and now - self.looked > BUDGET_SECONDS:
-            self.looked = now
-            if tokens_generated(self.root, manifest) >= self.tokens:
-                return f"budget_tokens = {self.tokens} is spent"
-        return ""
-
-
-def tokens_generated(root: Path, manifest: Manifest) -> int:
-    """Add up what all runs have generated so far, evaluations apart."""
-    lines = (line for run in manifest.runs for line in store.read_metrics(root / run.directory))
-    return int(sum(line.get("tokens/generated", 0.0) for line in lines))

@@ -9,7 +9,7 @@ import datetime as dt
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ from retrain.errors import ConfigError, Problem, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from retrain.campaign.search import Search
 
 WITHOUT_EFFECT = ("logging", "resume", "health")  # sections that no step depends on
 
@@ -46,6 +48,17 @@ class Cell:
     composed: Composed
     key: str
 
+    def placed(self, root: Path) -> Cell:
+        """Return it with a directory, a name and an adapter of its own below the campaign's."""
+        directory = root / "runs" / self.name
+        composed = self.composed.replace("logging.log_dir", str(directory), "the campaign")
+        composed = composed.replace("logging.run_name", self.name, "the campaign")
+        composed = composed.replace("resume.path", "", "the campaign")
+        adapter = self.composed.config.backend.adapter_path
+        if adapter:
+            composed = composed.replace("backend.adapter_path", str(Path(adapter) / self.name), "the campaign")
+        return replace(self, directory=directory, composed=composed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -60,10 +73,12 @@ class Plan:
     cells: list[Cell]
     composed: Composed  # what all runs have in common
     overrides: list[str]  # of the command line, for every run
+    search: Search | None = None  # proposes the conditions while the campaign goes on; there are no cells before
+    group_files: Mapping[str, str] = field(default_factory=dict)  # "algorithm/maxrl": what such a choice of it sets
 
     def placed(self, root: Path) -> Plan:
         """Return it with all of its runs below another directory."""
-        return replace(self, root=root, cells=[_placed(cell, root) for cell in self.cells])
+        return replace(self, root=root, cells=[cell.placed(root) for cell in self.cells])
 
 
 def make(path: Path, arguments: Sequence[str] = (), *, changes: Mapping[str, Any] | None = None) -> Plan:
@@ -75,12 +90,12 @@ def make(path: Path, arguments: Sequence[str] = (), *, changes: Mapping[str, Any
         ConfigError: everything that is wrong with it; nothing is on disk.
     """
     wanted, settings, rest = split(arguments)
-    base, composed = compose_campaign(path, rest, changes={**(changes or {}), **_read(settings)})
+    base, composed = compose_campaign(path, rest, changes={**(changes or {}), **read_settings(settings)})
     assert base.campaign is not None
     campaign = base.campaign.values
     labels = _labels(composed)
     cells = [
-        _cell(labels[id(cell.condition)], cell.seed, [*cell.condition.overrides, *rest], cell.composed, Path())
+        cell_of(labels[id(cell.condition)], cell.seed, [*cell.condition.overrides, *rest], cell.composed, Path())
         for cell in composed
     ]
     conditions = _conditions(composed, labels)
@@ -115,7 +130,7 @@ def make_multirun(
             f"{path} has a [campaign] already: its conditions and seeds are what is swept", "leave --multirun out"
         )
     cells = [
-        _cell(label, each.config.training.seed, list(job), each, Path())
+        cell_of(label, each.config.training.seed, list(job), each, Path())
         for label, job, each in zip(labels, jobs, composed, strict=True)
     ]
     first: dict[str, list[str]] = {}
@@ -123,7 +138,7 @@ def make_multirun(
         first.setdefault(label, [text for text in job if not text.startswith("training.seed=")])
     conditions = [Condition(label=label, overrides=overrides) for label, overrides in first.items()]
     seeds = sorted({cell.seed for cell in cells})
-    campaign = replace(Campaign(seeds=seeds), **{**(changes or {}), **_read(settings)})
+    campaign = replace(Campaign(seeds=seeds), **{**(changes or {}), **read_settings(settings)})
     return _checked(composed[0], campaign, conditions, cells, wanted, [], kind="multirun")
 
 
@@ -143,7 +158,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str], list[str
     return wanted, settings, rest
 
 
-def _read(settings: dict[str, str]) -> dict[str, Any]:
+def read_settings(settings: dict[str, str]) -> dict[str, Any]:
     """Return the keys of `[campaign]` that the command line sets.
 
     Raises:
@@ -181,7 +196,8 @@ def _conditions(cells: Sequence[CellConfig], labels: dict[int, str]) -> list[Con
     return [Condition(label=labels[key], overrides=list(found.overrides)) for key, found in distinct.items()]
 
 
-def _cell(label: str, seed: int, overrides: list[str], composed: Composed, root: Path) -> Cell:
+def cell_of(label: str, seed: int, overrides: list[str], composed: Composed, root: Path) -> Cell:
+    """Return the run of a condition with a seed, below the campaign's directory."""
     name = f"{label}_s{seed}"
     return Cell(
         name=name,
@@ -201,18 +217,6 @@ def key_of(composed: Composed) -> str:
         del config[section]
     config["backend"].pop("adapter_path")
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-
-
-def _placed(cell: Cell, root: Path) -> Cell:
-    """Give a run its own directory, name and adapter below the campaign's."""
-    directory = root / "runs" / cell.name
-    composed = cell.composed.replace("logging.log_dir", str(directory), "the campaign")
-    composed = composed.replace("logging.run_name", cell.name, "the campaign")
-    composed = composed.replace("resume.path", "", "the campaign")
-    adapter = cell.composed.config.backend.adapter_path
-    if adapter:
-        composed = composed.replace("backend.adapter_path", str(Path(adapter) / cell.name), "the campaign")
-    return replace(cell, directory=directory, composed=composed)
 
 
 def _checked(

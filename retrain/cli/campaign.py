@@ -7,12 +7,12 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from retrain.cli import extras
+from retrain.cli import extras, search_explained
 from retrain.cli.campaign_plan import plan_sentence
 from retrain.cli.campaign_view import CampaignWatch, ending
 from retrain.cli.flags import take, take_own
 from retrain.cli.progress import shown
-from retrain.errors import ConfigError, RetrainError
+from retrain.errors import ConfigError, RetrainError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ def main(path: Path, arguments: Sequence[str]) -> int:
     options, rest = _take(arguments)
     plan = planned(path, rest)
     directory = _directory(options, plan)
-    print(plan_sentence(plan), file=sys.stderr)
+    print(search_explained.sentence(plan, plan.search) if plan.search else plan_sentence(plan), file=sys.stderr)
     if directory is None and not {"--yes", "-y"} & options.keys() and not _agreed(plan):
         print("nothing was started", file=sys.stderr)
         return 0
@@ -90,18 +90,20 @@ def planned(path: Path, arguments: Sequence[str]) -> Plan:
 
 
 def _planned(path: Path, arguments: Sequence[str]) -> Plan:
-    from retrain.campaign import plan, sweep
+    from retrain.campaign import plan, search, search_plan, sweep
     from retrain.campaign.labels import labels_of
 
     swept, rest = sweep.is_multirun(arguments)
     hydra, rest = sweep.take_hydra(rest)
-    if hydra.sweeper not in ("", "basic") or hydra.sweeper_options:
-        raise ConfigError(
-            f"hydra/sweeper={hydra.sweeper or 'basic'}: what is swept is named here, value by value",
-            "leave hydra/sweeper out; choice(…), range(…) and glob(…) are understood",
-        )
     changes = {"launcher": hydra.launcher} if hydra.launcher else {}
     changes |= {"launcher_options": hydra.launcher_options} if hydra.launcher_options else {}
+    sweeper = _sweeper(path, hydra.sweeper, rest)
+    if sweeper == search.NAME:
+        changes |= {"sweeper_options": hydra.sweeper_options} if hydra.sweeper_options else {}
+        return search_plan.make(path, rest, changes=changes, sweeps=swept)
+    if hydra.sweeper_options:
+        named = ", ".join(f"hydra.sweeper.{name}" for name in hydra.sweeper_options)
+        raise ConfigError(f"{named}: the sweeper basic has no options", "hydra/sweeper=optuna searches")
     if not swept:
         return plan.make(path, rest, changes=changes)
     wanted, settings, rest = plan.split(rest)
@@ -113,6 +115,25 @@ def _planned(path: Path, arguments: Sequence[str]) -> Plan:
     own = [f"condition={label}" for label in wanted]
     own += [f"campaign.{name}={value}" for name, value in settings.items()]
     return plan.make_multirun(path, jobs, labels_of(jobs), own, changes=changes)
+
+
+def _sweeper(path: Path, chosen: str, arguments: Sequence[str]) -> str:
+    """Return who says what is run: the command line, else the TOML.
+
+    Raises:
+        ConfigError: there is no such sweeper.
+    """
+    from retrain.campaign import plan
+    from retrain.config.campaign import declared
+    from retrain.config.schema import CAMPAIGN_KEYS
+
+    known = CAMPAIGN_KEYS["sweeper"]
+    found = chosen or plan.split(arguments)[1].get("sweeper") or declared(path, "sweeper") or known.default
+    if chosen and found not in known.choices:
+        raise ConfigError(
+            replace(unknown_name(kind="sweeper", name=found, known=known.choices), key="campaign.sweeper")
+        )
+    return found
 
 
 def _take(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -142,9 +163,10 @@ def _directory(options: dict[str, str], plan: Plan) -> Path | None:
 
 def _agreed(plan: Plan) -> bool:
     """Ask before many runs start, where somebody can answer."""
-    if len(plan.cells) <= MANY_RUNS or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    runs = plan.search.n_trials * len(plan.campaign.seeds) if plan.search else len(plan.cells)
+    if runs <= MANY_RUNS or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
-    print(f"start {len(plan.cells)} runs? [Y/n] ", end="", file=sys.stderr, flush=True)
+    print(f"start {runs} runs? [Y/n] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("", "y", "yes")
 
 

@@ -58,6 +58,7 @@ Many runs: a TOML with [campaign], or --multirun (-m) and overrides that sweep: 
            condition=LABEL      only this condition; campaign.max_workers=4 sets a key of [campaign]
            --extend DIR         add what is new in the TOML to that campaign; --retry-failed: failed runs begin anew
            --yes                do not ask before many runs start
+           hydra/sweeper=optuna search instead: training.lr='interval(1e-5,1e-3)' hydra.sweeper.n_trials=20
 Exit code 3: it has ended, and not all of its runs are done. More: retrain man campaigns""",
         module="train",
         takes=("toml",),
@@ -165,7 +166,8 @@ best_step, seconds_per_step, eta_seconds, started, ended (unix seconds), exit_re
 broken now: rule, step, message, hint, evidence, until), stacks (a file in directory), commands (what to type next).
 What is not known is null or "".
 
-A campaign in --json: directory, name, kind ("campaign" or "multirun"), state, cause, metric, baseline, max_workers,
+A campaign in --json: directory, name, kind ("campaign" or "multirun"), state, cause, metric, direction (of a search:
+"maximize" or "minimize"), baseline, max_workers, unasked (runs of a search that are still to be proposed),
 eta_seconds (of the whole), started, ended, conditions (labels, in order), seeds, counts (runs by state), steps_done,
 max_steps (of all runs together), commands, and runs: the keys of a run, and label (its condition), seed, attempts and
 metric_value (the last value of the campaign's metric). A run of a campaign may also be planned.

@@ -54,9 +54,16 @@ def main(arguments: Sequence[str]) -> int:
 
 def of_campaign(plan: Plan, problems: Sequence[Problem], switches: Collection[str]) -> int:
     """Print the explanation of a campaign: the whole, then what all of its runs have in common."""
-    from retrain.cli import campaign_plan
+    from retrain.cli import campaign_plan, search_explained
 
-    found, common = campaign_plan.facts(plan), plan.composed
+    common = plan.composed
+    if plan.search is None:
+        facts = campaign_plan.facts(plan)
+        told, parts = campaign_plan.document(plan, facts), campaign_plan.text(plan, facts)
+        varied = {"training.seed", *(key for row in facts.conditions for key in row.differs)}
+    else:
+        told, parts = search_explained.document(plan, plan.search), search_explained.text(plan, plan.search)
+        varied = {"training.seed", *(dimension.name for dimension in plan.search.space)}
     if "--json" in switches:
         known = {
             "kind": "campaign",
@@ -65,12 +72,10 @@ def of_campaign(plan: Plan, problems: Sequence[Problem], switches: Collection[st
             "cautions": looks_twice(plan),
             "problems": [dataclasses.asdict(problem) for problem in problems],
         }
-        print(json.dumps(known | campaign_plan.document(plan, found), indent=2, ensure_ascii=False))
+        print(json.dumps(known | told, indent=2, ensure_ascii=False))
         return 0
     everything = "--all" in switches
     head = "Every run" if everything else f"Every run differs from the defaults in (all {len(KEYS)} keys: --all)"
-    parts = campaign_plan.text(plan, found)
-    varied = {"training.seed", *(key for row in found.conditions for key in row.differs)}
     parts.append("\n".join([f"{head}:", *key_lines(common, everything=everything, without=varied)]))
     size = derive(common.config, common.name, dt.datetime.now().astimezone())
     parts.append("\n".join([f"Model:      {size_of(size)}", *memory_lines(size.memory)]))
@@ -82,6 +87,7 @@ def of_campaign(plan: Plan, problems: Sequence[Problem], switches: Collection[st
 def looks_twice(plan: Plan) -> list[str]:
     """Return the cautions about the runs of a campaign, each once."""
     firsts = {cell.label: cell.composed.config for cell in reversed(plan.cells)}
+    firsts = firsts or {"": plan.composed.config}  # of a search, whose trials are not known before
     return list(dict.fromkeys(line for config in firsts.values() for line in cautions(config)))
 
 

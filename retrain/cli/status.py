@@ -136,7 +136,8 @@ def campaign_document(state: CampaignState) -> dict[str, Any]:
         }
         for cell in state.cells
     ]
-    names = ("name", "kind", "state", "cause", "metric", "baseline", "max_workers", "eta_seconds", "started", "ended")
+    names = ("name", "kind", "state", "cause", "metric", "direction", "baseline", "max_workers", "unasked")
+    names += ("eta_seconds", "started", "ended")
     return {
         "directory": str(state.directory),
         **{name: getattr(state, name) for name in names},
