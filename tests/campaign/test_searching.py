@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -208,6 +209,13 @@ def test_more_trials_are_added_and_another_search_is_refused(toys):
         conduct.go_on(Path("root"), nobody, plan=planned(sweeper_options={"n_trials": 1}))
     conduct.go_on(Path("root"), nobody, plan=planned(sweeper_options={"n_trials": 4}))
     assert study()[:2] == before
+    assert [state for state, _, _ in study()] == ["COMPLETE"] * 4
+
+
+@pytest.mark.skipif(find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="needs retrain[joblib]")
+def test_a_launcher_of_hydra_runs_the_trials_side_by_side(toys):
+    conduct.start(planned(launcher="joblib", max_workers=2, sweeper_options={"n_trials": 4}), nobody)
+    assert [run.state for run in Manifest.read(Path("root")).runs] == ["done"] * 4
     assert [state for state, _, _ in study()] == ["COMPLETE"] * 4
 
 
