@@ -141,6 +141,7 @@ def test_the_table_of_a_long_search_shows_what_goes_on_and_then_the_best(made, m
         campaign_table.matrix(state, Style(width=100, colour=False, unicode=True), campaign_table.Curves())
     )
     assert "t2" not in table
+    assert all(line[:2] in ("t0", "t1") for line in table.splitlines() if "lr=" in line)
     assert "1 trials more" in table
 
 

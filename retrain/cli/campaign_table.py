@@ -202,7 +202,8 @@ def matrix(state: CampaignState, style: Style, curves: Curves, *, bars: bool = T
         for label in labels:
             found = [((label, seed), cells.get((label, seed))) for seed in block]
             painted = [painted_text(texts.get(key, ""), cell, column, style) for key, cell in found]
-            lines.append(GAP.join([fitted(visible(label), first, style), *painted]).rstrip())
+            name = fitted(visible(label), first, style, start=bool(state.direction))
+            lines.append(GAP.join([name, *painted]).rstrip())
             if any(key in drawn for key, _ in found):
                 row = [drawn.get(key, "").ljust(column) for key, _ in found]
                 lines.append(style.paint(GAP.join([" " * first, *row]).rstrip(), DIM))
@@ -239,10 +240,14 @@ def painted_text(text: str, cell: Cell | None, width: int, style: Style) -> str:
     return (style.paint(text, COLOURS.get(cell.state, DIM)) if cell else text) + padding
 
 
-def fitted(text: str, width: int, style: Style) -> str:
-    """Return a label in so many columns; of one that is too long, the end, which tells conditions apart."""
+def fitted(text: str, width: int, style: Style, *, start: bool = False) -> str:
+    """Return a label in so many columns; of one that is too long, the part that tells conditions apart.
+
+    start: that is its start, as the number of a trial; else its end
+    """
     if columns(text) > width:
-        text = ("…" if style.unicode else "~") + text[1 - width :]
+        dots = "…" if style.unicode else "~"
+        text = text[: width - 1] + dots if start else dots + text[1 - width :]
     return text + " " * (width - columns(text))
 
 
