@@ -290,7 +290,8 @@ def _no_assignment(found: Arguments, argument: str) -> None:
     near = nearest(argument, known)
     candidates = [argument if argument in known else near] if near else likely_keys(argument)
     shown = [f"{name}=VALUE" for name in candidates]
-    found.refuse(argument, f"sets nothing{question(shown)}", "write key=value, group=file or --flag value")
+    typed = argument if argument.strip() else f'"{argument}"'
+    found.refuse(typed, f"sets nothing{question(shown)}", "write key=value, group=file or --flag value")
 
 
 def _choice(found: Arguments, group: str, name: str, argument: str) -> None:
