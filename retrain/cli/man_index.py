@@ -1,0 +1,202 @@
+"""The index of the manual's search: what can be found beside the text of the topics, made from where it is declared.
+
+Messages are read from the sources, for their words are what a user has before their eyes.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import retrain
+from retrain import health, manual, metrics, registry
+from retrain.cli import man_blocks
+from retrain.cli.commands import COMMANDS
+from retrain.config import values
+from retrain.config.names import FLAGS, OTHER_NAMES
+from retrain.config.schema import CAMPAIGN_KEYS, KEYS, RunConfig
+from retrain.manual import marks
+from retrain.manual.search import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+USUAL_NAMES = {"clip": "algorithm.clip_eps", "checkpoint": "training.save_every", "seed": "training.seed"}
+"""What a user calls a key that no other program has under that name."""
+
+RAISED = frozenset({"ConfigError", "RunError", "Problem", "problem", "Finding"})
+"""What a message is made with: `(message, hint)`, by place or by name."""
+
+WORDS: dict[str, tuple[str, str]] = {
+    "extends": ("a TOML's parent, or a list of parents, relative to itself", "configuration"),
+    "[defaults]": ('group files that a TOML picks: algorithm = "maxrl" is conf/algorithm/maxrl.toml', "configuration"),
+    "--config-dir": ("one more folder of group files", "configuration"),
+    "--backend-opt": ("K=V sets backend.options.K", "configuration"),
+    "--multirun": ("many runs from overrides that sweep: algorithm=grpo,maxrl training.seed=1,2", "campaigns"),
+}
+"""What a TOML or a command line may say that is no key and no flag of a command: meaning, topic."""
+
+FEWEST = 3  # words of a message that are the same each time; below, there is nothing to search for
+
+
+def lines() -> str:
+    """Return the index as it is kept, an entry a line."""
+    kept = []
+    for entry in (*keys(), *words(), *commands(), *measured(), *rules(), *choices(), *codes(), *messages()):
+        filled = {name: value for name, value in vars(entry).items() if value}
+        kept.append(json.dumps(filled, ensure_ascii=False))
+    return "".join(f"{line}\n" for line in kept)
+
+
+def home(block: str, argument: str = "") -> str:
+    """Return the topic that shows a generated block of this argument, or of everything; "" where none does."""
+    shown = _shown()
+    return shown.get((block, argument)) or shown.get((block, ""), "")
+
+
+@cache
+def _shown() -> dict[tuple[str, str], str]:
+    """Return which topic shows which generated block: (name, an argument or "") → topic."""
+    found: dict[tuple[str, str], str] = {}
+    for topic, path in manual.packaged().items():
+        for block in marks.blocks(path.read_text(encoding="utf-8"), str(path)):
+            for argument in block.arguments or ("",):
+                found.setdefault((block.name, argument), topic)
+    return found
+
+
+def reading(topic: str) -> str:
+    """Return what to type to read a topic; nothing without one."""
+    return f"retrain man {topic}" if topic else ""
+
+
+# --- the schema -------------------------------------------------------------------------------------------------------
+
+
+def keys() -> Iterator[Entry]:
+    """Yield every key, with its flags and what others call it."""
+    elsewhere = [*OTHER_NAMES.items(), *USUAL_NAMES.items()]
+    for dotted, key in KEYS.items():
+        flags = [flag for flag, meant in FLAGS.items() if meant == dotted]
+        others = [name for name, meant in elsewhere if meant == dotted]
+        topic = home("keys", key.section)
+        yield Entry(
+            kind="key",
+            name=dotted,
+            also=tuple(dict.fromkeys([key.name, *flags, *others])),
+            text=f"{key.help} (default {values.show(key.default)})",
+            topic=topic,
+            heading=f"[{key.section}]",
+            command=reading(topic),
+        )
+    topic = home("campaign-keys")
+    for key in CAMPAIGN_KEYS.values():
+        yield Entry(
+            kind="key",
+            name=key.dotted,
+            also=(key.name,),
+            text=f"{key.help} (default {values.show(key.default)})",
+            topic=topic,
+            heading="[campaign]",
+            command=reading(topic),
+        )
+
+
+def words() -> Iterator[Entry]:
+    for name, (text, topic) in WORDS.items():
+        yield Entry(kind="key", name=name, also=(name,), text=text, topic=topic, command=reading(topic))
+
+
+# --- the program ------------------------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[Entry]:
+    """Yield every command, and its own flags with what its help says of them."""
+    for name, command in COMMANDS.items():
+        asking = f"retrain {name} --help"
+        yield Entry(kind="command", name=f"retrain {name}", also=(name,), text=command.summary, command=asking)
+        for flag in command.flags:
+            said = re.search(rf"^{re.escape(flag)}\b.*", command.details, re.MULTILINE)
+            text = re.sub(r"\s{2,}", "  ", said[0]) if said else command.usage
+            yield Entry(kind="flag", name=f"{name} {flag}", also=(flag,), text=text, command=asking)
+
+
+def measured() -> Iterator[Entry]:
+    for key, metric in metrics.METRICS.items():
+        topic = home("metrics", key.partition("/")[0])
+        text = f"{metric.meaning}{f' ({metric.unit})' if metric.unit else ''}"
+        yield Entry(kind="metric", name=key, text=text, topic=topic, command=reading(topic))
+
+
+def rules() -> Iterator[Entry]:
+    topic = home("health")
+    for rule in health.rules(RunConfig()):
+        text = f"{man_blocks.first_line(rule)} {man_blocks.limits(rule)}".strip()
+        yield Entry(kind="rule", name=rule.name, text=text, topic=topic, command=reading(topic))
+
+
+def choices() -> Iterator[Entry]:
+    """Yield every name that a config may choose."""
+    for family, table in registry.BUILTIN.items():
+        for name, entry in table.items():
+            topic = home("names", family)
+            yield Entry(
+                kind="name",
+                name=name,
+                also=(f"{family} {name}",),
+                text=f"{family}: {entry.summary} {man_blocks.formula(entry)}".strip(),
+                topic=topic,
+                command=reading(topic) or f"retrain plugins --kind {family}",
+            )
+
+
+def codes() -> Iterator[Entry]:
+    topic = home("exit-codes")
+    for error in man_blocks.leaves():
+        yield Entry(
+            kind="exit code",
+            name=f"exit code {error.exit_code}",
+            also=(error.code,),
+            text=(error.__doc__ or "").partition("\n")[0],
+            topic=topic,
+            command=reading(topic),
+        )
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def messages() -> Iterator[Entry]:
+    """Yield what goes wrong and what to do about it, wherever both are written as text; … stands for a value."""
+    found = set[tuple[str, str]]()
+    for path in sorted(Path(retrain.__file__).parent.rglob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and _called(call) in RAISED:
+                message, hint = (constant(_given(call, place, name)) for place, name in enumerate(("message", "hint")))
+                if hint and len(re.findall(r"[a-z]{3,}", message)) >= FEWEST:
+                    found.add((message, hint))
+    for message, hint in sorted(found):
+        yield Entry(kind="message", name=message, text=hint)
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+
+
+def _given(call: ast.Call, place: int, name: str) -> ast.expr | None:
+    named = [keyword.value for keyword in call.keywords if keyword.arg == name]
+    return named[0] if named else call.args[place] if len(call.args) > place else None
+
+
+def constant(text: ast.expr | None) -> str:
+    """Return a text of the source with … for what is filled in; "" where it is made elsewhere."""
+    if isinstance(text, ast.Constant) and isinstance(text.value, str):
+        return " ".join(text.value.split())
+    if not isinstance(text, ast.JoinedStr):
+        return ""
+    parts = [part.value if isinstance(part, ast.Constant) else "…" for part in text.values]
+    return " ".join("".join(map(str, parts)).split())

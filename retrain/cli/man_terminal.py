@@ -1,0 +1,71 @@
+"""The manual on a terminal: laid out to its width, through a pager where it is taller than the screen."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.text import Text
+
+from retrain.manual.marks import without_marks
+from retrain.manual.search import stem
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WIDEST = 100  # columns; longer lines are hard to follow
+
+
+def show(text: str, *, paged: bool) -> None:
+    """Lay a topic out; more than a screenful goes through a pager, where there is one."""
+    console = Console()
+    with console.capture() as captured:
+        console.print(Markdown(without_marks(text), hyperlinks=False), width=min(console.width, WIDEST))
+    laid_out = captured.get()
+    command = pager() if paged and laid_out.count("\n") >= console.height else []
+    if not command or not page(laid_out, command):
+        print(laid_out, end="")
+
+
+def pager() -> list[str]:
+    """Return the pager that the user wants, as a command; empty: none."""
+    for name in ("RETRAIN_PAGER", "MANPAGER", "PAGER"):
+        if name in os.environ:
+            wanted = shlex.split(os.environ[name])
+            return [] if wanted == ["cat"] else wanted
+    return ["less", "-R"] if shutil.which("less") else []
+
+
+def page(text: str, command: list[str]) -> bool:
+    """Show a text in a pager; leaving it early is fine. False: it cannot be started."""
+    environment = {"LESS": "-R", "LESSCHARSET": "utf-8", **os.environ}  # less shows colours only when told to
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the pager's
+    try:
+        subprocess.run(command, input=text, text=True, encoding="utf-8", errors="replace", env=environment, check=False)
+    except OSError as error:
+        print(f"{command[0]} cannot be started: {error.strerror}", file=sys.stderr)
+        return False
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return True
+
+
+def show_hits(hits: Sequence[Sequence[str]], words: Sequence[str]) -> None:
+    """Print the lines of each hit, with the words that were looked for in bold."""
+    console = Console()
+    asked = "|".join(re.escape(stem(word)) for word in words)
+    for place, (head, text, *command) in enumerate(hits):
+        if place:
+            console.print()
+        found = Text(f"{head}\n{text}")
+        found.highlight_regex(rf"(?i)(?<![^\W_])(?:{asked})[^\W_]*", "bold yellow")
+        for line in (found, *(Text(line, style="cyan") for line in command)):
+            console.print(line, width=min(console.width, WIDEST))
