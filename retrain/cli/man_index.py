@@ -52,20 +52,27 @@ def lines() -> str:
     return "".join(f"{line}\n" for line in kept)
 
 
-def home(block: str, argument: str = "") -> str:
-    """Return the topic that shows a generated block of this argument, or of everything; "" where none does."""
+def home(block: str, argument: str = "", name: str = "") -> str:
+    """Return the topic that explains something; "" where none does.
+
+    That is the one with its generated block: of this argument alone, or of everything; else one with a heading `name`.
+    """
     shown = _shown()
-    return shown.get((block, argument)) or shown.get((block, ""), "")
+    return shown.get((block, argument)) or shown.get((block, "")) or shown.get(("#", name), "")
 
 
 @cache
 def _shown() -> dict[tuple[str, str], str]:
-    """Return which topic shows which generated block: (name, an argument or "") → topic."""
+    """Return which topic has what: (block, its argument or "") → topic, and ("#", a heading) → topic."""
     found: dict[tuple[str, str], str] = {}
     for topic, path in manual.packaged().items():
-        for block in marks.blocks(path.read_text(encoding="utf-8"), str(path)):
+        text = path.read_text(encoding="utf-8")
+        for block in marks.blocks(text, str(path)):
             for argument in block.arguments or ("",):
                 found.setdefault((block.name, argument), topic)
+        for _, line in marks.outside_code(text):
+            if line.startswith("##"):
+                found.setdefault(("#", line.lstrip("# `").rstrip("` ")), topic)
     return found
 
 
@@ -133,8 +140,8 @@ def measured() -> Iterator[Entry]:
 
 
 def rules() -> Iterator[Entry]:
-    topic = home("health")
     for rule in health.rules(RunConfig()):
+        topic = home("health", name=rule.name)
         text = f"{man_blocks.first_line(rule)} {man_blocks.limits(rule)}".strip()
         yield Entry(kind="rule", name=rule.name, text=text, topic=topic, command=reading(topic))
 
@@ -143,7 +150,7 @@ def choices() -> Iterator[Entry]:
     """Yield every name that a config may choose."""
     for family, table in registry.BUILTIN.items():
         for name, entry in table.items():
-            topic = home("names", family)
+            topic = home("names", family, name)
             yield Entry(
                 kind="name",
                 name=name,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.padding import Padding
 from rich.text import Text
 
 from retrain.manual.marks import without_marks
@@ -62,10 +63,10 @@ def show_hits(hits: Sequence[Sequence[str]], words: Sequence[str]) -> None:
     """Print the lines of each hit, with the words that were looked for in bold."""
     console = Console()
     asked = "|".join(re.escape(stem(word)) for word in words)
-    for place, (head, text, *command) in enumerate(hits):
+    for place, (head, *indented) in enumerate(hits):
         if place:
             console.print()
-        found = Text(f"{head}\n{text}")
-        found.highlight_regex(rf"(?i)(?<![^\W_])(?:{asked})[^\W_]*", "bold yellow")
-        for line in (found, *(Text(line, style="cyan") for line in command)):
-            console.print(line, width=min(console.width, WIDEST))
+        for line in (head, *indented):
+            text = Text(line.strip())
+            text.highlight_regex(rf"(?i)(?<![^\W_])(?:{asked})[^\W_]*", "bold yellow")
+            console.print(Padding(text, (0, 0, 0, 0 if line == head else 4)), width=min(console.width, WIDEST))

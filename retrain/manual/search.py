@@ -67,24 +67,8 @@ UNIMPORTANT = frozenset(
         "or should so that the there this to was what when where which who why will with you your",
     )
 )
-ENDINGS = (
-    "ations",
-    "ation",
-    "ating",
-    "ated",
-    "ates",
-    "ate",
-    "ison",
-    "ions",
-    "ion",
-    "ings",
-    "ing",
-    "ed",
-    "es",
-    "e",
-    "s",
-)
-"""The longest first."""
+ENDING = re.compile(r"(\w{3,}?)(?:ations?|ating|ated|ates?|ison|ions?|ings?|ed|es|e|s)")
+"""What is left of a word, then the longest ending that leaves three letters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +160,13 @@ def words_of(text: str) -> list[str]:
 
 @cache
 def stem(word: str) -> str:
-    """Return a word without its ending, at least three letters of it."""
-    for ending in ENDINGS:
-        left = word.removesuffix(ending)
-        if left != word and len(left) >= 3 and not word.endswith("ss"):
-            return left[:-1] if len(left) > 3 and left[-1] == left[-2] and ending in ("ed", "ing", "ings") else left
-    return word
+    """Return a word without its ending; a letter that the ending doubled, as in clipped, counts once."""
+    found = ENDING.fullmatch(word)
+    if found is None or word.endswith("ss"):
+        return word
+    left = found[1]
+    doubled = len(left) > 3 and left[-1] == left[-2] and word.endswith(("ed", "ing", "ings"))
+    return left[:-1] if doubled else left
 
 
 @cache
