@@ -47,10 +47,12 @@ def pager() -> list[str]:
 
 def page(text: str, command: list[str]) -> bool:
     """Show a text in a pager; leaving it early is fine. False: it cannot be started."""
-    environment = {"LESS": "-R", "LESSCHARSET": "utf-8", **os.environ}  # less shows colours only when told to
+    environment = {"LESS": "-R", **os.environ}  # less shows colours only when told to
     before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the pager's
     try:
-        subprocess.run(command, input=text, text=True, encoding="utf-8", errors="replace", env=environment, check=False)
+        subprocess.run(
+            command, input=text, encoding=sys.stdout.encoding, errors="replace", env=environment, check=False
+        )
     except OSError as error:
         print(f"{command[0]} cannot be started: {error.strerror}", file=sys.stderr)
         return False

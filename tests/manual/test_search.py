@@ -134,10 +134,6 @@ def test_whatever_says_what_to_read_names_a_topic_that_is_there():
 # --- the index --------------------------------------------------------------------------------------------------------
 
 
-def test_the_index_is_up_to_date():
-    assert manual.INDEX.read_text(encoding="utf-8") == man_index.lines()
-
-
 def test_a_line_of_the_index_is_an_entry():
     entry = next(man_index.keys())
     line = json.dumps({name: value for name, value in vars(entry).items() if value})
