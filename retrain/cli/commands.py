@@ -283,8 +283,9 @@ it is taller than the screen: $RETRAIN_PAGER, $MANPAGER, $PAGER, or less. In a p
 --json           one JSON document on stdout; errors as JSON on stderr:
                  of a TOPIC   name, about, text (Markdown), source (its file)
                  of topics    topics, each with name, about, source
-                 --search     query, replaced (words that are nowhere, with those looked for instead; "": none), hits,
-                              each with kind, name, topic, heading, text, command (what to type; "": nothing)
+                 --search     query, replaced (words that are nowhere, with those looked for instead; "": none), hits
+                              (none: [], and exit code 1), each with kind, name, topic, heading, text, command (what to
+                              type; "": nothing)
                  --path       path            --check   stale: []            --sync   changed: file, line, block""",
         module="man",
         takes=("topic",),

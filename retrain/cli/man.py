@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrain import __version__, manual
@@ -12,7 +13,6 @@ from retrain.errors import ConfigError, Problem, Stale
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from retrain.manual.search import Found, Hit
 
@@ -55,11 +55,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def one_topic(flags: Mapping[str, str], positional: Sequence[str]) -> str:
-    """Return the topic that was asked for, or nothing."""
+    """Return the topic that was asked for; "" for none."""
     asked = [*positional, *([flags["--topic"]] if "--topic" in flags else [])]
     if len(asked) > 1:
         words = " ".join(asked)
         raise ConfigError(f"retrain man shows one topic, got {len(asked)}: {words}", f'retrain man --search "{words}"')
+    if asked == [""]:
+        raise ConfigError("--topic needs a name", "retrain man lists the topics")
     return asked[0] if asked else ""
 
 
@@ -121,14 +123,24 @@ def find(query: str, *, as_json: bool) -> int:
     found = search(query)
     if as_json:
         print_json({"query": query, "replaced": found.replaced, "hits": list(map(as_data, found.hits))})
-    elif sys.stdout.isatty():
+    else:
+        show_hits(found)
+    return 0 if found.hits else 1
+
+
+def show_hits(found: Found) -> None:
+    """Print what was found; say on stderr which words are nowhere, and what was looked for instead."""
+    if sys.stdout.isatty() and found.hits:
         from retrain.cli import man_terminal
 
         man_terminal.show_hits(hit_lines(found), found.words)
-    else:
-        print("\n\n".join("\n".join(lines) for lines in hit_lines(found)), end="\n" if found.hits else "")
-    tell_of_words(found)
-    return 0 if found.hits else 1
+    elif found.hits:
+        print("\n\n".join("\n".join(lines) for lines in hit_lines(found)))
+    for word, instead in found.replaced.items():
+        meant = f"; looked for {instead}" if instead else ""
+        print(f'"{word}" is nowhere in the manual{meant}', file=sys.stderr)
+    if not found.hits:
+        print("nothing was found; retrain man lists the topics", file=sys.stderr)
 
 
 def as_data(hit: Hit) -> dict[str, Any]:
@@ -155,15 +167,6 @@ def hit_lines(found: Found) -> list[list[str]]:
         command = [f"    {entry.command}"] if entry.command else []
         told.append([f"{entry.name}  ({about})", f"    {hit.excerpt}", *command])
     return told
-
-
-def tell_of_words(found: Found) -> None:
-    """Say on stderr which words are nowhere, and what was looked for instead."""
-    for word, instead in found.replaced.items():
-        meant = f"; looked for {instead}" if instead else ""
-        print(f'"{word}" is nowhere in the manual{meant}', file=sys.stderr)
-    if not found.hits:
-        print("nothing was found; retrain man lists the topics", file=sys.stderr)
 
 
 # --- the source -------------------------------------------------------------------------------------------------------
@@ -234,7 +237,7 @@ def sync(*, as_json: bool) -> None:
 def refreshed() -> list[tuple[Path, str, list[tuple[str, int]]]]:
     """Return each file that is stale, its text as it should be, and its stale blocks with the line of their mark.
 
-    Of the index of the search, which only the package has, a line is a block.
+    The index of the search, which only the package has, is one block, at its first line that differs.
 
     Raises:
         ConfigError: marks that are wrong, in all topics.
@@ -249,6 +252,9 @@ def refreshed() -> list[tuple[Path, str, list[tuple[str, int]]]]:
         except ConfigError as error:
             problems += error.problems
             continue
+        except UnicodeDecodeError as error:
+            problems.append(Problem(message=f"not UTF-8: {error.reason}", hint="save it as UTF-8", file=shown(path)))
+            continue
         if stale:
             found.append((path, text, [(block.title, block.first) for block in stale]))
     if problems:
@@ -257,15 +263,13 @@ def refreshed() -> list[tuple[Path, str, list[tuple[str, int]]]]:
         index, before = man_index.lines(), manual.INDEX.read_text(encoding="utf-8")
         if index != before:
             pairs = zip([*index.splitlines(), ""], [*before.splitlines(), ""], strict=False)
-            first = next(number for number, (new, old) in enumerate(pairs, start=1) if new != old)
-            found.append((manual.INDEX, index, [("of the search", first)]))
+            first = next((number for number, (new, old) in enumerate(pairs, start=1) if new != old), 1)
+            found.append((manual.INDEX, index, [("search-index", first)]))
     return found
 
 
 def shown(path: Path) -> str:
     """Return a path, from here where it is below the working directory."""
-    from pathlib import Path
-
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,35 +45,33 @@ FEWEST = 3  # words of a message that are the same each time; below, there is no
 
 def lines() -> str:
     """Return the index as it is kept, an entry a line."""
-    kept = []
-    for entry in (*keys(), *words(), *commands(), *measured(), *rules(), *choices(), *codes(), *messages()):
+    kept, homes = [], Homes()
+    explained = (make(homes) for make in (keys, measured, rules, choices, codes))
+    for entry in (*chain.from_iterable(explained), *words(), *commands(), *messages()):
         filled = {name: value for name, value in vars(entry).items() if value}
         kept.append(json.dumps(filled, ensure_ascii=False))
     return "".join(f"{line}\n" for line in kept)
 
 
-def home(block: str, argument: str = "", name: str = "") -> str:
-    """Return the topic that explains something; "" where none does.
+class Homes:
+    """Which topic explains what, by the generated blocks and the headings that it has."""
 
-    That is the one with its generated block: of this argument alone, or of everything; else one with a heading `name`.
-    """
-    shown = _shown()
-    return shown.get((block, argument)) or shown.get((block, "")) or shown.get(("#", name), "")
+    def __init__(self) -> None:
+        self._blocks: dict[tuple[str, str], str] = {}  # name, an argument or ""
+        self._headings: dict[str, str] = {}
+        for topic, path in manual.packaged().items():
+            text = path.read_text(encoding="utf-8")
+            for block in marks.blocks(text, str(path)):
+                for argument in block.arguments or ("",):
+                    self._blocks.setdefault((block.name, argument), topic)
+            for _, line in marks.outside_code(text):
+                if line.startswith("##"):
+                    self._headings.setdefault(line.lstrip("# `").rstrip("` "), topic)
 
-
-@cache
-def _shown() -> dict[tuple[str, str], str]:
-    """Return which topic has what: (block, its argument or "") → topic, and ("#", a heading) → topic."""
-    found: dict[tuple[str, str], str] = {}
-    for topic, path in manual.packaged().items():
-        text = path.read_text(encoding="utf-8")
-        for block in marks.blocks(text, str(path)):
-            for argument in block.arguments or ("",):
-                found.setdefault((block.name, argument), topic)
-        for _, line in marks.outside_code(text):
-            if line.startswith("##"):
-                found.setdefault(("#", line.lstrip("# `").rstrip("` ")), topic)
-    return found
+    def of(self, block: str, argument: str = "", name: str = "") -> str:
+        """Return the topic with a block of this argument alone, or of everything, or with a heading `name`; or ""."""
+        found = self._blocks.get((block, argument)) or self._blocks.get((block, ""))
+        return found or self._headings.get(name, "")
 
 
 def reading(topic: str) -> str:
@@ -84,13 +82,13 @@ def reading(topic: str) -> str:
 # --- the schema -------------------------------------------------------------------------------------------------------
 
 
-def keys() -> Iterator[Entry]:
+def keys(homes: Homes) -> Iterator[Entry]:
     """Yield every key, with its flags and what others call it."""
     elsewhere = [*OTHER_NAMES.items(), *USUAL_NAMES.items()]
     for dotted, key in KEYS.items():
         flags = [flag for flag, meant in FLAGS.items() if meant == dotted]
         others = [name for name, meant in elsewhere if meant == dotted]
-        topic = home("keys", key.section)
+        topic = homes.of("keys", key.section)
         yield Entry(
             kind="key",
             name=dotted,
@@ -100,7 +98,7 @@ def keys() -> Iterator[Entry]:
             heading=f"[{key.section}]",
             command=reading(topic),
         )
-    topic = home("campaign-keys")
+    topic = homes.of("campaign-keys") or "campaigns"  # which has a table of its own
     for key in CAMPAIGN_KEYS.values():
         yield Entry(
             kind="key",
@@ -132,25 +130,25 @@ def commands() -> Iterator[Entry]:
             yield Entry(kind="flag", name=f"{name} {flag}", also=(flag,), text=text, command=asking)
 
 
-def measured() -> Iterator[Entry]:
+def measured(homes: Homes) -> Iterator[Entry]:
     for key, metric in metrics.METRICS.items():
-        topic = home("metrics", key.partition("/")[0])
+        topic = homes.of("metrics", key.partition("/")[0])
         text = f"{metric.meaning}{f' ({metric.unit})' if metric.unit else ''}"
         yield Entry(kind="metric", name=key, text=text, topic=topic, command=reading(topic))
 
 
-def rules() -> Iterator[Entry]:
+def rules(homes: Homes) -> Iterator[Entry]:
     for rule in health.rules(RunConfig()):
-        topic = home("health", name=rule.name)
+        topic = homes.of("health", name=rule.name)
         text = f"{man_blocks.first_line(rule)} {man_blocks.limits(rule)}".strip()
         yield Entry(kind="rule", name=rule.name, text=text, topic=topic, command=reading(topic))
 
 
-def choices() -> Iterator[Entry]:
+def choices(homes: Homes) -> Iterator[Entry]:
     """Yield every name that a config may choose."""
     for family, table in registry.BUILTIN.items():
         for name, entry in table.items():
-            topic = home("names", family, name)
+            topic = homes.of("names", family, name)
             yield Entry(
                 kind="name",
                 name=name,
@@ -161,8 +159,8 @@ def choices() -> Iterator[Entry]:
             )
 
 
-def codes() -> Iterator[Entry]:
-    topic = home("exit-codes")
+def codes(homes: Homes) -> Iterator[Entry]:
+    topic = homes.of("exit-codes")
     for error in man_blocks.leaves():
         yield Entry(
             kind="exit code",

@@ -40,7 +40,7 @@ def topics() -> dict[str, str]:
     """Return every topic with what it is about, in a line."""
     found = {}
     for name, path in files().items():
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8", errors="replace") as lines:
             found[name] = lines.readline().strip().partition(": ")[2]
     return found
 
@@ -60,12 +60,12 @@ def file(topic: str) -> Path:
 
 
 def read(topic: str) -> str:
-    """Return a topic as it is written, in Markdown.
+    """Return a topic as it is written, in Markdown; bytes of a copy that are no UTF-8 are shown as �.
 
     Raises:
         ConfigError: as for `file`.
     """
-    return file(topic).read_text(encoding="utf-8")
+    return file(topic).read_text(encoding="utf-8", errors="replace")
 
 
 # --- where it can be edited -------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ class Found:
 def entries() -> list[Entry]:
     """Return everything that can be found: what the index holds, and the topics as they are now."""
     indexed = manual.INDEX.read_text(encoding="utf-8").splitlines()
-    written = [entry for topic, path in manual.files().items() for entry in of_topic(topic, path.read_text("utf-8"))]
+    written = [entry for topic in manual.files() for entry in of_topic(topic, manual.read(topic))]
     return [*map(from_line, indexed), *written]
 
 
@@ -136,7 +136,7 @@ def of_topic(topic: str, text: str) -> list[Entry]:
     found = [Entry(kind="topic", name=topic, also=(title,), text=about, topic=topic, command=command)]
     headings = [(n, line.lstrip("#").strip()) for n, line in marks.outside_code(text) if re.match(r"#{1,6} ", line)]
     lines = text.splitlines()
-    for block in marks.blocks(text, topic):
+    for block in marks.blocks(text, f"{topic}.md"):
         lines[block.first - 1 : block.last] = [""] * (block.last - block.first + 1)
     ends = [number for number, _ in headings[1:]] + [len(lines) + 1]
     for (number, heading), end in zip(headings, ends, strict=True):

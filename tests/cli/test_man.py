@@ -49,6 +49,7 @@ def test_a_topic_in_a_pipe_is_markdown(arguments, capsys):
         (["lora"], 'retrain man --search "lora" looks for it everywhere'),
         (["--topic", "nothing-like-it"], "advantages, campaigns, "),
         (["--topic"], "--topic needs a value"),
+        (["--topic="], "--topic needs a name"),
         (["sepa", "advantages"], 'one topic, got 2: sepa advantages\n  retrain man --search "sepa advantages"'),
         (["sepa", "--topic", "advantages"], "one topic, got 2: sepa advantages"),
         (["--list-topics", "sepa"], "leave sepa out"),
@@ -142,7 +143,9 @@ def test_the_json_of_topics_and_hits(capsys):
 
 def test_nothing_found_is_a_document_too(capsys):
     assert main(["man", "--json", "--search", "zzyzzx"]) == 1
-    assert json.loads(capsys.readouterr().out) == {"query": "zzyzzx", "replaced": {"zzyzzx": ""}, "hits": []}
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert json.loads(shown.out) == {"query": "zzyzzx", "replaced": {"zzyzzx": ""}, "hits": []}
 
 
 # --- on a terminal ----------------------------------------------------------------------------------------------------

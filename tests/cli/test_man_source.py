@@ -48,7 +48,7 @@ def test_what_is_stale_is_named_with_its_place_and_what_mends_it(topics, capsys)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "error: topics/stale.md:3: the generated block exit-codes is stale\n  retrain man --sync\n" in shown.err
-    assert "index.jsonl:1: the generated block of the search is stale" in shown.err
+    assert "index.jsonl:1: the generated block search-index is stale" in shown.err
     assert "fresh" not in shown.err
 
 
@@ -61,7 +61,7 @@ def test_what_is_stale_is_json_for_programs(topics, capsys):
 
 def test_sync_writes_it_anew_tells_what_and_then_nothing_is_stale(topics, capsys):
     assert main(["man", "--sync"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["topics/stale.md:3: exit-codes", "index.jsonl:1: of the search"]
+    assert capsys.readouterr().out.splitlines() == ["topics/stale.md:3: exit-codes", "index.jsonl:1: search-index"]
     text = (topics / "stale.md").read_text()
     assert "| 130 | `interrupted` |" in text
     assert text.startswith("# stale: a topic\n\n<!-- generated: exit-codes -->\n")
@@ -87,6 +87,15 @@ def test_marks_that_are_wrong_are_told_of_all_topics_at_once(topics, capsys):
     shown = capsys.readouterr().err
     assert "fresh.md:2: the generated block keys has no end" in shown
     assert "stale.md:2: the generated block keys has no end" in shown
+
+
+def test_a_topic_that_is_not_utf_8_can_be_read_and_is_never_rewritten(topics, capsys):
+    (topics / "fresh.md").write_bytes(b"# fresh: caf\xe9\n")
+    assert main(["man", "fresh"]) == 0
+    assert main(["man", "--search", "caf"]) == 0
+    assert main(["man", "--sync"]) == 2
+    assert "topics/fresh.md: not UTF-8" in capsys.readouterr().err
+    assert (topics / "fresh.md").read_bytes() == b"# fresh: caf\xe9\n"
 
 
 def test_the_manual_as_it_is_here_is_up_to_date(capsys):

@@ -135,7 +135,7 @@ def test_whatever_says_what_to_read_names_a_topic_that_is_there():
 
 
 def test_a_line_of_the_index_is_an_entry():
-    entry = next(man_index.keys())
+    entry = next(man_index.keys(man_index.Homes()))
     line = json.dumps({name: value for name, value in vars(entry).items() if value})
     assert module.from_line(line) == entry
 
