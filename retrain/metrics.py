@@ -13,7 +13,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Metric:
-    """What a key says. unit: "share" is from 0 to 1, "" a plain number, "reward" what the reward function counts in."""
+    """What a key says.
+
+    unit: a "share" is from 0 to 1, and its meaning begins with "of"; "reward" is what the reward function counts in;
+          "" is a plain number
+    """
 
     unit: str
     meaning: str
@@ -22,9 +26,9 @@ class Metric:
 METRICS: dict[str, Metric] = {
     "step": Metric("steps", "optimiser steps done; a line of step 0 holds the evaluation before the first"),
     "time": Metric("unix seconds", "when the line was written"),
-    "reward/mean": Metric("reward", "mean over the completions that could be scored"),
-    "reward/std": Metric("reward", "their standard deviation"),
-    "reward/correct_rate": Metric("share", "of them with a reward above 0.5"),
+    "reward/mean": Metric("reward", "mean reward of the completions that could be scored"),
+    "reward/std": Metric("reward", "standard deviation of these rewards"),
+    "reward/correct_rate": Metric("share", "of scored completions with a reward above 0.5"),
     "reward/errors": Metric("share", "of completions whose reward function failed"),
     "reward/unscorable": Metric("share", "of completions without a reward, for whatever reason"),
     "reward/length_correlation": Metric("−1 to 1", "Pearson's correlation of reward and length"),
@@ -33,17 +37,17 @@ METRICS: dict[str, Metric] = {
     "groups/all_wrong": Metric("share", "of groups whose completions all have the same reward, up to 0.5"),
     "groups/informative": Metric("share", "of groups with rewards that differ: only they teach something"),
     "completion/length_mean": Metric("tokens", "mean length of a completion"),
-    "completion/length_max": Metric("tokens", "length of the longest"),
+    "completion/length_max": Metric("tokens", "length of the longest completion"),
     "completion/truncated_rate": Metric("share", "of completions cut at training.max_tokens"),
     "completion/duplicate_rate": Metric("share", "of completions equal to another one of their group"),
     "advantage/max_abs": Metric("", "largest advantage of a token, either sign"),
-    "entropy/mean": Metric("nats", "mean over tokens of the policy's entropy over the vocabulary"),
-    "entropy/execution": Metric("nats", "the same over tokens that are no planning"),
-    "entropy/execution_variance": Metric("nats²", "its variance over those tokens"),
-    "entropy/planning": Metric("nats", "the same over planning tokens"),
-    "entropy/planning_variance": Metric("nats²", "its variance over those tokens"),
+    "entropy/mean": Metric("nats", "entropy of the policy over the vocabulary, mean over tokens"),
+    "entropy/execution": Metric("nats", "mean entropy of tokens that are no planning"),
+    "entropy/execution_variance": Metric("nats²", "variance of the entropy over tokens that are no planning"),
+    "entropy/planning": Metric("nats", "mean entropy of planning tokens"),
+    "entropy/planning_variance": Metric("nats²", "variance of the entropy over planning tokens"),
     "planning/share": Metric("share", "of tokens in planning phrases; where sepa or hicra is on"),
-    "sepa/lambda": Metric("share", "how far sepa evens execution tokens out: 0 not at all, 1 wholly"),
+    "sepa/lambda": Metric("0 to 1", "how far sepa evens execution tokens out: 0 not at all, 1 wholly"),
     "sepa/execution_variance": Metric(
         "", "variance of execution tokens' uncertainty before sepa, mean over completions"
     ),
@@ -51,8 +55,8 @@ METRICS: dict[str, Metric] = {
     "entropy_mask/kept_share": Metric("share", "of tokens that keep their advantage under entropy_mask"),
     "clip/clipped_share": Metric("share", "of tokens whose advantage clip bounded"),
     "ratio/p50": Metric("nats", "median over tokens of abs(Δ log p) between trainer and sampler"),
-    "ratio/p95": Metric("nats", "its 95th percentile"),
-    "ratio/p99": Metric("nats", "its 99th percentile"),
+    "ratio/p95": Metric("nats", "95th percentile over tokens of abs(Δ log p)"),
+    "ratio/p99": Metric("nats", "99th percentile over tokens of abs(Δ log p)"),
     "ratio/outside": Metric("share", "of tokens whose ratio of trainer to sampler is outside [0.9, 1.1]"),
     "policy/loss": Metric("", "TRL's policy loss"),
     "policy/grad_norm": Metric("", "norm of the gradient before it is clipped"),
@@ -60,8 +64,8 @@ METRICS: dict[str, Metric] = {
     "policy/changed": Metric("share", "of trained tensors that the step changed"),
     "policy/kl": Metric("nats", "KL divergence from the starting model; where algorithm.kl_coef is above 0"),
     "policy/clip_share": Metric("share", "of tokens whose ratio was clipped; for the loss types that clip"),
-    "tokens/generated": Metric("tokens", "sampled for the step"),
-    "tokens/trained": Metric("tokens", "that went through a backward pass"),
+    "tokens/generated": Metric("tokens", "sampled for the step, all completions together"),
+    "tokens/trained": Metric("tokens", "tokens of completions that went through a backward pass"),
     "time/generate": Metric("seconds", "spent sampling"),
     "time/score": Metric("seconds", "spent on rewards"),
     "time/train": Metric("seconds", "the rest of the step: the update"),
@@ -69,12 +73,12 @@ METRICS: dict[str, Metric] = {
     "time/evaluate": Metric("seconds", "spent on the held-out score"),
     "time/test": Metric("seconds", "spent on the test split"),
     "eval/score": Metric("reward", "held-out score: mean over problems of the mean reward of their completions"),
-    "eval/score_se": Metric("reward", "its standard error over problems"),
+    "eval/score_se": Metric("reward", "standard error of the held-out score, over problems"),
     "eval/gap": Metric("reward", "mean training reward since the last evaluation, minus the held-out score"),
     "eval/reward": Metric("reward", "held-out mean of the training reward; where eval.reward is another one"),
-    "eval/reward_se": Metric("reward", "its standard error over problems"),
-    "eval/pass_at_<k>": Metric("share", "chance that k completions of a problem hold a correct one (pass@k)"),
-    "eval/pass_at_<k>_se": Metric("share", "its standard error over problems"),
+    "eval/reward_se": Metric("reward", "standard error of eval/reward, over problems"),
+    "eval/pass_at_<k>": Metric("0 to 1", "chance that k completions of a problem hold a correct one (pass@k)"),
+    "eval/pass_at_<k>_se": Metric("0 to 1", "standard error of pass@k, over problems"),
     "eval/length_mean": Metric("tokens", "mean length of a held-out completion"),
     "eval/truncated_rate": Metric("share", "of held-out completions cut at eval.max_tokens"),
     "eval/unscorable": Metric("share", "of held-out completions without a reward"),

@@ -35,9 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     if len(asked) > 1:
         raise ConfigError(f"retrain man does one thing, got {' and '.join(asked)}", "retrain man --help")
     action = asked[0] if asked else ""
-    as_json = "--json" in flags
+    as_json, paged = "--json" in flags, "--no-pager" not in flags
     if action == "--search" and "--topic" not in flags:
-        return find(" ".join([flags["--search"], *positional]), as_json=as_json)
+        return find(" ".join([flags["--search"], *positional]), as_json=as_json, paged=paged)
     topic = one_topic(flags, positional)
     if topic and action not in ("", "--path"):
         raise ConfigError(f"{action} is about all topics; leave {topic} out", "retrain man --help")
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     elif action == "--sync":
         sync(as_json=as_json)
     elif topic:
-        show_topic(topic, as_json=as_json, paged="--no-pager" not in flags)
+        show_topic(topic, as_json=as_json, paged=paged)
     else:
         list_topics(as_json=as_json)
     return 0
@@ -90,7 +90,7 @@ def show_topic(topic: str, *, as_json: bool, paged: bool) -> None:
     elif sys.stdout.isatty():
         from retrain.cli import man_terminal
 
-        man_terminal.show(text, paged=paged)
+        man_terminal.show_topic(text, paged=paged)
     else:
         print(text.rstrip())
 
@@ -109,7 +109,7 @@ def tell_of_copy() -> None:
         )
 
 
-def find(query: str, *, as_json: bool) -> int:
+def find(query: str, *, as_json: bool, paged: bool) -> int:
     """Print what a query finds, the best first; return 1 when it is nothing, as grep does.
 
     Raises:
@@ -124,16 +124,16 @@ def find(query: str, *, as_json: bool) -> int:
     if as_json:
         print_json({"query": query, "replaced": found.replaced, "hits": list(map(as_data, found.hits))})
     else:
-        show_hits(found)
+        show_hits(found, paged=paged)
     return 0 if found.hits else 1
 
 
-def show_hits(found: Found) -> None:
+def show_hits(found: Found, *, paged: bool) -> None:
     """Print what was found; say on stderr which words are nowhere, and what was looked for instead."""
     if sys.stdout.isatty() and found.hits:
         from retrain.cli import man_terminal
 
-        man_terminal.show_hits(hit_lines(found), found.words)
+        man_terminal.show_hits(hit_lines(found), found.words, paged=paged)
     elif found.hits:
         print("\n\n".join("\n".join(lines) for lines in hit_lines(found)))
     for word, instead in found.replaced.items():

@@ -153,9 +153,9 @@ def first_line(rule: health.Rule) -> str:
 
 
 def limits(rule: health.Rule) -> str:
-    """Return the keys that a rule's description names, with their defaults."""
-    named = [f"health.{word}" for word in re.findall(r"`(\w+)`", (rule.__doc__ or ""))]
-    return ", ".join(f"`{dotted}` = {values.show(KEYS[dotted].default)}" for dotted in named if dotted in KEYS)
+    """Return the keys of [health] that a rule's description names, with their defaults."""
+    named = [KEYS.get(f"health.{word}") for word in re.findall(r"`(\w+)`", rule.__doc__ or "")]
+    return ", ".join(f"`{key.name}` = {values.show(key.default)}" for key in named if key)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

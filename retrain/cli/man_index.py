@@ -133,7 +133,8 @@ def commands() -> Iterator[Entry]:
 def measured(homes: Homes) -> Iterator[Entry]:
     for key, metric in metrics.METRICS.items():
         topic = homes.of("metrics", key.partition("/")[0])
-        text = f"{metric.meaning}{f' ({metric.unit})' if metric.unit else ''}"
+        share, unit = metric.unit == "share", f" ({metric.unit})" if metric.unit else ""
+        text = f"share {metric.meaning}" if share else f"{metric.meaning}{unit}"
         yield Entry(kind="metric", name=key, text=text, topic=topic, command=reading(topic))
 
 

@@ -22,14 +22,35 @@ from retrain.manual.search import stem
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import RenderableType
+
 WIDEST = 100  # columns; longer lines are hard to follow
 
 
-def show(text: str, *, paged: bool) -> None:
-    """Lay a topic out; more than a screenful goes through a pager, where there is one."""
+def show_topic(text: str, *, paged: bool) -> None:
+    """Lay a topic out."""
+    show([Markdown(without_marks(text), hyperlinks=False)], paged=paged)
+
+
+def show_hits(hits: Sequence[Sequence[str]], words: Sequence[str], *, paged: bool) -> None:
+    """Lay out the lines of each hit, with the words that were looked for in bold."""
+    asked = "|".join(re.escape(stem(word)) for word in words)
+    parts = []
+    for head, *indented in hits:
+        for line in (head, *indented):
+            text = Text(line.strip())
+            text.highlight_regex(rf"(?i)(?<![^\W_])(?:{asked})[^\W_]*", "bold yellow")
+            parts.append(Padding(text, (0, 0, 0, 0 if line == head else 4)))
+        parts.append(Text())
+    show(parts[:-1], paged=paged)
+
+
+def show(parts: Sequence[RenderableType], *, paged: bool) -> None:
+    """Print something to the terminal's width; more than a screenful goes through a pager, where there is one."""
     console = Console()
     with console.capture() as captured:
-        console.print(Markdown(without_marks(text), hyperlinks=False), width=min(console.width, WIDEST))
+        for part in parts:
+            console.print(part, width=min(console.width, WIDEST))
     laid_out = captured.get()
     command = pager() if paged and laid_out.count("\n") >= console.height else []
     if not command or not page(laid_out, command):
@@ -59,16 +80,3 @@ def page(text: str, command: list[str]) -> bool:
     finally:
         signal.signal(signal.SIGINT, before)
     return True
-
-
-def show_hits(hits: Sequence[Sequence[str]], words: Sequence[str]) -> None:
-    """Print the lines of each hit, with the words that were looked for in bold."""
-    console = Console()
-    asked = "|".join(re.escape(stem(word)) for word in words)
-    for place, (head, *indented) in enumerate(hits):
-        if place:
-            console.print()
-        for line in (head, *indented):
-            text = Text(line.strip())
-            text.highlight_regex(rf"(?i)(?<![^\W_])(?:{asked})[^\W_]*", "bold yellow")
-            console.print(Padding(text, (0, 0, 0, 0 if line == head else 4)), width=min(console.width, WIDEST))

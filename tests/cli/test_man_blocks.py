@@ -112,7 +112,7 @@ def test_every_rule_of_health_is_there_with_its_limit():
     said = " ".join(found.values())
     for key in KEYS.values():
         if key.section == "health" and key.name.startswith(("max_", "min_")):
-            assert f"`{key.dotted}` = {key.default}" in said
+            assert f"`{key.name}` = {key.default}" in said
 
 
 @pytest.mark.parametrize("name", BLOCKS)

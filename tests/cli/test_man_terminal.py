@@ -118,8 +118,20 @@ def test_no_color_is_heeded():
 
 @pytest.mark.parametrize(("columns", "widest"), [(40, 40), (80, 80), (200, 100)])
 def test_a_search_fits_the_terminal_and_marks_the_words(columns, widest):
-    code, seen = on_a_terminal("--search", "lora rank", columns=columns)
+    code, seen = on_a_terminal("--search", "lora rank", "--no-pager", columns=columns)
     assert code == 0
     assert "\x1b[1;33mlora\x1b[0m" in seen
     plain = re.sub(r"\x1b\[[0-9;]*m", "", seen).splitlines()
     assert max(map(cell_len, plain)) <= widest
+
+
+def test_hits_that_are_taller_than_the_screen_go_through_the_pager(pager):
+    command, kept = pager
+    assert on_a_terminal("--search", "training", PAGER=command)[1].strip() == "PAGED"
+    assert "retrain man" in kept.read_text()
+
+
+def test_words_that_are_nowhere_are_told_on_a_terminal_too():
+    code, seen = on_a_terminal("--search", "zzyzzx")
+    assert code == 1
+    assert '"zzyzzx" is nowhere in the manual' in seen

@@ -60,6 +60,11 @@ def test_a_key_and_what_stands_for_many_are_found(key):
     assert metrics.find(one) == metrics.METRICS[key]
 
 
+def test_shares_say_of_what():
+    for key, metric in metrics.METRICS.items():
+        assert (metric.unit == "share") == metric.meaning.startswith("of "), key
+
+
 @pytest.mark.parametrize("key", ["", "reward", "reward/", "eval/pass_at_", "eval/pass_at_x", "plugin/own", "step/"])
 def test_another_key_is_not_found(key):
     assert metrics.find(key) is None
