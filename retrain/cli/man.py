@@ -118,7 +118,7 @@ def find(query: str, *, as_json: bool, paged: bool) -> int:
     from retrain.manual.search import search
 
     if not query.strip():
-        raise ConfigError("--search needs words to look for", "retrain man --search out of memory")
+        raise ConfigError("--search needs words to look for", "retrain man --search WORDS")
     tell_of_copy()
     found = search(query)
     if as_json:

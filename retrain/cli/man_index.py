@@ -125,8 +125,9 @@ def commands() -> Iterator[Entry]:
         asking = f"retrain {name} --help"
         yield Entry(kind="command", name=f"retrain {name}", also=(name,), text=command.summary, command=asking)
         for flag in command.flags:
-            said = re.search(rf"^{re.escape(flag)}\b.*", command.details, re.MULTILINE)
-            text = re.sub(r"\s{2,}", "  ", said[0]) if said else command.usage
+            said = [line for line in command.details.splitlines() if re.search(rf"{flag}(?![\w-])", line)]
+            own = [line for line in said if line.startswith(flag)]
+            text = " ".join([*own, *said, command.usage][0].split())
             yield Entry(kind="flag", name=f"{name} {flag}", also=(flag,), text=text, command=asking)
 
 

@@ -255,7 +255,9 @@ def _score(entry: Entry, words: _Words, query: str, rarity: Mapping[str, float])
         return NAMED * (1 + 0.5 * max(shares))
     if need <= words.every:
         density = sum(word in need for word in words.written) / max(1, len(words.written))
-        return WRITTEN * (1 + len(need & words.named) / len(need)) + 100 * density - 3 * KINDS.index(entry.kind)
+        in_a_line = any(need <= set(stems(line)) for line in entry.text.splitlines())
+        told = 100 * density + 20 * in_a_line - 3 * KINDS.index(entry.kind)
+        return WRITTEN * (1 + len(need & words.named) / len(need)) + told
     total = sum(rarity.get(word, 1.0) for word in need)
     return 0.99 * PARTLY * sum(rarity.get(word, 0.0) for word in need & words.every) / total
 
@@ -273,5 +275,6 @@ def excerpt(entry: Entry, words: Sequence[str], width: int = 110) -> str:
     wanted = set(map(stem, words))
     lines = entry.text.splitlines() or [""]
     best = max(lines, key=lambda line: len(wanted & set(stems(line))))
-    plain = " ".join(re.sub(r"\*\*|`|^\s*[-#>]+\s|\|", "", best).split())
+    cells = best.strip("| ").replace("|", " ") if best.startswith("|") else best
+    plain = " ".join(re.sub(r"\*\*|`|^\s*[-#>]+\s", "", cells).split())
     return plain if len(plain) <= width else f"{plain[: width - 1].rstrip()}…"

@@ -87,9 +87,11 @@ def test_what_is_found_comes_with_what_to_type_the_best_first(capsys):
     shown = capsys.readouterr()
     first, *_ = shown.out.split("\n\n")
     head, text, command = first.splitlines()
-    assert head == "model.lora_rank  (key, --lora-rank, configuration › [model])"
+    topic = re.fullmatch(r"model\.lora_rank  \(key, --lora-rank, (\S+) › \[model\]\)", head)
     assert "rank of the LoRA adapter" in text
-    assert command == "    retrain man configuration"
+    assert topic is not None
+    assert command == f"    retrain man {topic[1]}"
+    assert "`lora_rank = " in manual.read(topic[1])
     assert shown.err == ""
 
 
@@ -131,13 +133,14 @@ def test_the_json_of_topics_and_hits(capsys):
     assert document["text"] == Path(document["source"]).read_text(encoding="utf-8") == manual.read("sepa")
     main(["man", "--json", "--search", "which gpu"])
     first = json.loads(capsys.readouterr().out)["hits"][0]
+    topic = first.pop("topic")
+    assert "`devices = " in manual.read(topic)
     assert first.pop("text").startswith("auto: the first GPU")
     assert first == {
         "kind": "key",
         "name": "backend.devices",
-        "topic": "configuration",
         "heading": "[backend]",
-        "command": "retrain man configuration",
+        "command": f"retrain man {topic}",
     }
 
 
