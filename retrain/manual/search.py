@@ -142,10 +142,8 @@ def of_topic(topic: str, text: str) -> list[Entry]:
     for (number, heading), end in zip(headings, ends, strict=True):
         body = "\n".join(line for line in lines[number : end - 1] if line.strip())
         if body:
-            name = topic if number == 1 else heading.replace("`", "")
-            found.append(
-                Entry(kind="section", name=name, text=body, topic=topic, heading=heading, command=command),
-            )
+            name, below = (topic, "") if number == 1 else (heading.replace("`", ""), heading)
+            found.append(Entry(kind="section", name=name, text=body, topic=topic, heading=below, command=command))
     return found
 
 
@@ -182,7 +180,7 @@ class _Words:
     """The words of an entry, without endings."""
 
     names: tuple[tuple[str, ...], ...]
-    named: frozenset[str]  # in names and heading
+    named: frozenset[str]  # in names, heading and topic
     written: tuple[str, ...]  # in its text, in order
 
     @classmethod
@@ -190,7 +188,7 @@ class _Words:
         names = tuple(stems(name) for name in (entry.name, *entry.also))
         if entry.kind == "message":  # nobody calls it that: its words are text
             return cls((), frozenset(), stems(f"{entry.name} {entry.text}"))
-        return cls(names, frozenset().union(*names, stems(entry.heading)), stems(entry.text))
+        return cls(names, frozenset().union(*names, stems(entry.heading), stems(entry.topic)), stems(entry.text))
 
     @property
     def every(self) -> frozenset[str]:

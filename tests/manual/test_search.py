@@ -40,7 +40,7 @@ ASKED = [  # what a user types, what should come first, and the topic that it is
     ("extends", "extends", "configuration"),
     ("api key", "Secrets", "configuration"),
     ("wandb project", "logging.wandb_project", None),
-    ("which condition is better", "compare", "compare"),
+    ("is A better than B", "compare", "compare"),
     ("pass@k", "eval/pass_at_<k>", None),
     ("policy/kl", "policy/kl", None),
     ("write a plugin", "retrain init-plugin", ""),
