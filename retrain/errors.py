@@ -3,6 +3,7 @@
     RetrainError                  shown without a traceback; `exit_code` ends the process
     ├── ConfigError        (2)    the user's input is wrong: files, keys, values, data rows, missing models or extras
     ├── RunError           (1)    a run started and could not go on: non-finite loss, failing rewards, a full disk
+    ├── Stale              (1)    text that the program writes itself is not up to date
     └── Interrupted        (130)  SIGINT or SIGTERM
 
 Everything else is a defect of ours and propagates with its traceback.
@@ -83,6 +84,13 @@ class Incomplete(RetrainError):  # noqa: N818  the runs that are done stand
 
     exit_code = 3
     code = "incomplete"
+
+
+class Stale(RetrainError):  # noqa: N818  nothing is wrong but its age
+    """Text that the program writes itself is not what it would write now."""
+
+    exit_code = 1
+    code = "stale"
 
 
 class NotFinite(RunError):  # noqa: N818  it says what the numbers are

@@ -80,3 +80,8 @@ def test_it_finds_its_group_files_and_its_model_from_another_folder(installed, t
 def test_its_templates_compose(installed, tmp_path):
     retrain(installed, "init", cwd=tmp_path)
     assert "optimiser steps" in retrain(installed, "explain", cwd=tmp_path)
+
+
+def test_its_manual_is_found_and_searched(installed, tmp_path):
+    assert retrain(installed, "man", "sepa", cwd=tmp_path).startswith("# sepa: ")
+    assert retrain(installed, "man", "--search", "lora rank", cwd=tmp_path).startswith("model.lora_rank ")

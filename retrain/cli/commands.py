@@ -265,16 +265,40 @@ weights, the module and the tokens of log-probabilities, the loss and gradient o
         flags={"--devices": "text", "--json": ""},
     ),
     "man": Command(
-        usage="retrain man [TOPIC]",
-        summary="read the manual: what a config means, the maths of advantages",
+        usage="retrain man [TOPIC] [--list-topics] [--search WORDS] [--path] [--check] [--sync] [--no-pager] [--json]",
+        summary="read the manual, or find something in it: keys, commands, the maths, what to do about trouble",
         details="""\
-Without TOPIC: the topics, a line each. On a terminal the text is laid out to its width, in a pipe it is Markdown.
+Without TOPIC: the topics, a line each. On a terminal the text is laid out to its width, and goes through a pager when
+it is taller than the screen: $RETRAIN_PAGER, $MANPAGER, $PAGER, or less. In a pipe it is Markdown, as it is written.
 
---topic TOPIC   the same as TOPIC alone
---list-topics   the topics, a line each""",
+--topic TOPIC    the same as TOPIC alone
+--list-topics    the topics, a line each
+--search WORDS   topics, keys, flags, commands, metrics, names, health rules and messages that have the words, the best
+                 first; exit code 1 when nothing has them
+--path           print the folder of the topics, with TOPIC its file, to edit them. An install that cannot be written to
+                 is copied first to $XDG_DATA_HOME/retrain/manual (default ~/.local/share), and read from there
+--check          exit code 1 when a generated part of a topic is not what it would be now, with its file and line
+--sync           write those parts anew, and print which have changed
+--no-pager       print all of it at once
+--json           one JSON document on stdout; errors as JSON on stderr:
+                 of a TOPIC   name, about, text (Markdown), source (its file)
+                 of topics    topics, each with name, about, source
+                 --search     query, replaced (words that are nowhere, with those looked for instead; "": none), hits
+                              (none: [], and exit code 1), each with kind, name, topic, heading, text, command (what to
+                              type; "": nothing)
+                 --path       path            --check   stale: []            --sync   changed: file, line, block""",
         module="man",
         takes=("topic",),
-        flags={"--topic": "topic", "--list-topics": ""},
+        flags={
+            "--topic": "topic",
+            "--list-topics": "",
+            "--search": "text",
+            "--path": "",
+            "--check": "",
+            "--sync": "",
+            "--no-pager": "",
+            "--json": "",
+        },
     ),
     "rollouts": Command(
         usage="retrain rollouts RUN [--step N] [--best K] [--worst K] [--search TEXT] [--signal] [--html FILE] …",
