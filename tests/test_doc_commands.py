@@ -44,15 +44,25 @@ VALUES = {
 
 
 def shown_commands(document: Path) -> list[list[str]]:
-    """Return the arguments of each `retrain` in a document's ```bash blocks."""
+    """Return the arguments of each `retrain` in a document's ```bash blocks, and in those of no language.
+
+    In the latter what stands behind two spaces is said about the command.
+    """
     found = []
-    for line in "".join(blocks(document, "bash")).replace("\\\n", " ").splitlines():
-        words = shlex.split(re.split(r" [|>&]", line)[0], comments=True)
-        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-            words.pop(0)
-        if words and words[0] == "retrain":
-            found.append(words[1:])
+    plain = [re.sub(r"  .*", "", line) for block in blocks(document, "") for line in block.splitlines()]
+    for line in ["".join(blocks(document, "bash")).replace("\\\n", " "), *plain]:
+        found += [words for words in map(words_of, line.splitlines()) if words]
     return found
+
+
+def words_of(line: str) -> list[str]:
+    """Return the arguments of a line's `retrain`; none: it is another command."""
+    if not re.match(r"(?:[A-Z_]+=\S+ )*retrain ", line):
+        return []
+    words = shlex.split(re.split(r" [|>&]", line)[0], comments=True)
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words.pop(0)
+    return words[1:] if words and words[0] == "retrain" else []
 
 
 def split(words: list[str]) -> tuple[str, dict[str, str], list[str]]:
