@@ -117,7 +117,7 @@ def check_command(words: list[str], folder: Path) -> None:
     verb, own, rest = split([word for word in words if word != "--help"])
     named, overrides = positional(verb, rest)
     check_values(verb, own, named)
-    if verb == "init" and not Path(own.get("--output", "retrain.toml")).exists():
+    if verb == "init" and "--interactive" not in own and not Path(own.get("--output", "retrain.toml")).exists():
         assert main(words) == 0
     if not COMMANDS[verb].composes or "--help" in words:
         return
