@@ -198,9 +198,7 @@ def _read(path: Path | None, arguments: Sequence[str], cwd: Path) -> _Plan:
     places = list(dict.fromkeys([*_beside(cwd / path), cwd])) if path else [cwd]
     reader = Reader(cwd, places)
     files = reader.chain(cwd / path) if path else []
-    beside = [file.path.parent / "conf" for file in reversed(files)] if path else [cwd / "conf"]
-    folders = [f.resolve() for f in [*reversed(given.config_dirs), *beside, package_conf()] if f.is_dir()]
-    library = Library(list(dict.fromkeys(folders)), cwd)
+    library = _library(files, given.config_dirs, cwd)
     table = campaign.read(files, reader, cwd)
     if table is not None:
         table = replace(table, conditions=[condition.resolved(reader, library) for condition in table.conditions])
@@ -218,6 +216,35 @@ def _read(path: Path | None, arguments: Sequence[str], cwd: Path) -> _Plan:
     if problems:
         raise ConfigError(problems)
     return plan
+
+
+def _library(files: Sequence[toml.TomlFile], config_dirs: Sequence[Path], cwd: Path) -> Library:
+    """Return the group files in reach of a chain of TOMLs: of the last ``--config-dir`` first, the package's last."""
+    beside = [file.path.parent / "conf" for file in reversed(files)] or [cwd / "conf"]
+    folders = [f.resolve() for f in [*reversed(config_dirs), *beside, package_conf()] if f.is_dir()]
+    return Library(list(dict.fromkeys(folders)), cwd)
+
+
+def library_of(path: Path | None, config_dirs: Sequence[Path], cwd: Path) -> Library:
+    """Return the group files that a command line may pick. What is wrong with the TOML is left for `compose` to say."""
+    return _library(Reader(cwd, ()).chain(cwd / path) if path else [], config_dirs, cwd)
+
+
+def condition_labels(path: Path, cwd: Path) -> list[str]:
+    """Return what the conditions of a campaign are called, without composing them; no campaign has none.
+
+    Raises:
+        ConfigError: the TOML cannot be read, or is wrong.
+    """
+    plan = _read(path, (), cwd)
+    found = []
+    for condition in plan.campaign.conditions if plan.campaign else ():
+        set_last = {
+            dotted: value for layer in (*plan.files, *condition.layers) for dotted, value in layer.values.items()
+        }
+        names = [set_last.get(dotted, KEYS[dotted].default) for dotted in campaign.NAMING]
+        found.append(condition.called(*names))
+    return found
 
 
 def _name(path: Path) -> str:
