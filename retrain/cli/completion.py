@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     if "--words" in flags:
         print("\n".join(answer(shell, sys.stdin.read())))
         return 0
-    print(resources.files(__package__).joinpath("completion_scripts", f"retrain.{shell}").read_text("utf-8"), end="")
+    print(resources.files("retrain.cli").joinpath("completion_scripts", f"retrain.{shell}").read_text("utf-8"), end="")
     if sys.stdout.isatty():
         print(f"\nto use it:\n  {SHELLS[shell]}\nmore: retrain completion --help", file=sys.stderr)
     return 0

@@ -43,7 +43,7 @@ ABLATION = (
     ("maxrl", "gtpo_sepa"),
 )
 """The conditions of a campaign that names none: baseline and transform of each."""
-NAMING = ("algorithm.advantage_mode", "algorithm.transform_mode")
+NAMING: tuple[str, ...] = ("algorithm.advantage_mode", "algorithm.transform_mode")
 """The keys whose values a condition without a name is called by."""
 
 
