@@ -139,7 +139,7 @@ def compose_campaign(
             cells.append(CellConfig(condition=condition, seed=seed, composed=composed))
     if problems:
         raise ConfigError(problems)
-    return _composed(plan, path, cwd), cells
+    return _merged(plan, path, cwd), cells  # which no run has, so that rules between keys need not hold in it
 
 
 def _interpolates(composed: Composed) -> bool:
@@ -154,6 +154,14 @@ def _with_seed(composed: Composed, seed: int) -> Composed:
 
 
 def _composed(plan: _Plan, path: Path | None, cwd: Path) -> Composed:
+    composed = _merged(plan, path, cwd)
+    problems = check(composed)
+    if problems:
+        raise ConfigError(problems)
+    return composed
+
+
+def _merged(plan: _Plan, path: Path | None, cwd: Path) -> Composed:
     with no_garbage_collection():
         origins, shadowed = trace([*plan.files, *plan.above])
         config, written = merge(plan.files, plan.above, plan.overrides, plan.library, origins, plan.places)
@@ -168,11 +176,7 @@ def _composed(plan: _Plan, path: Path | None, cwd: Path) -> Composed:
         written=written,
         campaign=plan.campaign,
     )
-    composed = _locate_data(composed)
-    problems = check(composed)
-    if problems:
-        raise ConfigError(problems)
-    return composed
+    return _locate_data(composed)
 
 
 @dataclass(frozen=True, kw_only=True)
