@@ -16,7 +16,7 @@ class Command:
     module:   the file of `retrain.cli` whose ``main(arguments) -> int`` runs it
     takes:    what its arguments without a name are, in order, the last one again and again; kinds as for flags
     flags:    its own flags → the kind of value that each takes: number, text, what `retrain.cli.listings` has a list
-              for (file, toml, run, topic, …), or the words themselves (``bash|zsh|fish``); "": a switch
+              for (file, toml, run, topic, …), a word itself, or several of these (``bash|zsh|fish``); "": a switch
     composes: whether it also takes overrides and the flags of a config
     sweeps:   whether it also takes what makes many runs of one config: --multirun, condition=, campaign.KEY=
     """

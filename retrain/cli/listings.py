@@ -184,11 +184,13 @@ FREE = ("", "number", "text")
 """Kinds with nothing to offer."""
 
 
-def of_kind(name: str, typed: str, line: Line) -> Iterable[Candidate]:
-    """Yield what fits a kind. One without a list is the words themselves: ``bash|zsh|fish``."""
-    if name in KINDS:
-        return KINDS[name](typed, line)
-    return map(Candidate, () if name in FREE else name.split("|"))
+def of_kind(name: str, typed: str, line: Line) -> Iterator[Candidate]:
+    """Yield what fits a kind, or several: ``auto|run``. One without a list is a word itself."""
+    for one in name.split("|"):
+        if one in KINDS:
+            yield from KINDS[one](typed, line)
+        elif one not in FREE:
+            yield Candidate(one)
 
 
 # --- configs ----------------------------------------------------------------------------------------------------------

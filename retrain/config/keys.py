@@ -26,7 +26,7 @@ def key(
     secret:    a literal value is refused and never echoed; write ``${oc.env:NAME}``
     owner:     for free-form tables: the dotted key whose change drops the table; for lists: whose being set does
     identity:  part of what its section's group files choose: each of them sets it
-    takes:     what a text names, for completion: file, folder, run (kinds of `retrain.cli.commands`)
+    takes:     what a text names, for completion: file, folder, auto|run (kinds as in `retrain.cli.commands`)
     """
     metadata = {
         "help": help,

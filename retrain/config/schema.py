@@ -287,7 +287,7 @@ class Resume:
     """Where to go on (docs/resume.md)."""
 
     path: str = key(
-        "", "a run to go on with; auto: the newest unfinished one of this TOML, else a fresh start", takes="run"
+        "", "a run to go on with; auto: the newest unfinished one of this TOML, else a fresh start", takes="auto|run"
     )
 
 

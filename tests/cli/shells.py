@@ -61,7 +61,7 @@ class Shell:
         self.screen = ""
         for line in SETUP[name]:
             self.type(line + ENTER)
-        self.run("retrain ready")
+        assert self.run("retrain ready") == ["ready"]
 
     def type(self, text: str) -> None:
         os.write(self.terminal, text.encode())

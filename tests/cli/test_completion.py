@@ -169,6 +169,7 @@ REFERENCES = {
     "status outputs/abl/2025-06-03/": ["outputs/abl/2025-06-03/runs/"],
     "compare abl mi": ["mini"],
     "mini.toml --resume mi": ["mini"],
+    "mini.toml --resume ": ["abl", "auto", "latest", "mini"],
     "mini.toml resume.path=mi": ["resume.path=mini"],
     "abl.toml --extend ": ["abl", "latest"],
     "compare abl --metric ev": ["eval/score"],
@@ -195,8 +196,8 @@ def test_every_run_that_is_offered_is_found(runs):
 def test_every_kind_has_a_list_or_is_words_to_choose_from():
     """A kind that is new in `commands` needs a list in `listings.KINDS`, else its own name would be offered."""
     kinds = {kind for command in COMMANDS.values() for kind in (*command.takes, *command.flags.values())}
-    kinds |= {key.takes for key in KEYS.values()}
-    assert kinds - listings.KINDS.keys() - set(listings.FREE) == {"bash|zsh|fish", "floor"}
+    parts = {part for kind in kinds | {key.takes for key in KEYS.values()} for part in kind.split("|")}
+    assert parts - listings.KINDS.keys() - set(listings.FREE) == {"bash", "zsh", "fish", "floor", "auto"}
 
 
 def test_every_flag_of_every_command_is_offered(folder):

@@ -78,6 +78,11 @@ def test_tab_completes(shell, what):
     assert shell.run(f"retrain {typed}") == arguments
 
 
+@pytest.mark.parametrize("start", ["bin/retrain", "~/bin/retrain", "X=1 retrain", "cd . && retrain", "true; retrain"])
+def test_tab_completes_however_the_program_is_called(shell, start):
+    assert shell.run(f"{start} expl\tmi\t") == ["explain", "mini.toml"]
+
+
 LISTED = {
     "commands and TOMLs": ("", ["explain", "debug-batch", "mini.toml", "sub/"]),
     "groups and sections": ("mini.toml ", ["algorithm=", "experiment=", "training.", "optimizer."]),
