@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import retrain
 from retrain.config import arguments as command_line
 from retrain.config import campaign, toml
-from retrain.config.check import check
 from retrain.config.interpolation import escape, has_interpolation, rerunnable
 from retrain.config.layers import Library, Reader, package_conf
 from retrain.config.merge import merge, no_garbage_collection
@@ -154,6 +153,8 @@ def _with_seed(composed: Composed, seed: int) -> Composed:
 
 
 def _composed(plan: _Plan, path: Path | None, cwd: Path) -> Composed:
+    from retrain.config.check import check  # most that imports this package composes nothing
+
     composed = _merged(plan, path, cwd)
     problems = check(composed)
     if problems:
