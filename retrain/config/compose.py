@@ -244,11 +244,10 @@ def condition_labels(path: Path, cwd: Path) -> list[str]:
     plan = _read(path, (), cwd)
     found = []
     for condition in plan.campaign.conditions if plan.campaign else ():
-        set_last = {
-            dotted: value for layer in (*plan.files, *condition.layers) for dotted, value in layer.values.items()
-        }
-        names = [set_last.get(dotted, KEYS[dotted].default) for dotted in campaign.NAMING]
-        found.append(condition.called(*names))
+        given: dict[str, Any] = {dotted: KEYS[dotted].default for dotted in campaign.NAMING}
+        for layer in (*plan.files, *condition.layers):
+            given |= layer.values
+        found.append(condition.called(*(given[dotted] for dotted in campaign.NAMING)))
     return found
 
 
