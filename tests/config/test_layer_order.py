@@ -7,7 +7,7 @@ shadows, nearest first.
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -165,7 +165,12 @@ OWNED = {  # table or list: its owner, another name of it, an entry, and how tha
     "algorithm.transform_params": ("algorithm.transform_mode", "mine:Mine", "{floor = 1}", {"floor": 1}),
     "backend.options": ("backend.backend", "mine:Mine", "{threads = 1}", {"threads": 1}),
 }
-OWNED_CASES = [(table, of_table, of_owner) for table in OWNED for of_table in PLACES for of_owner in PLACES]
+SWEPT = ("algorithm.transforms", "backend.options")  # a list and a table through all places, the others through two
+OWNED_CASES = [
+    (table, of_table, of_owner)
+    for table in OWNED
+    for of_table, of_owner in product(PLACES if table in SWEPT else ("own", "line"), repeat=2)
+]
 
 
 @pytest.mark.parametrize(("table", "of_table", "of_owner"), OWNED_CASES)
