@@ -54,6 +54,7 @@ def test_the_wheel_holds_every_resource_and_no_tests(wheel):
             "retrain/tiny/weights",
             "retrain/cli/templates",
             "retrain/cli/plugin_templates",
+            "retrain/cli/completion_scripts",
             "retrain/manual",
         )
         for path in (REPOSITORY / folder).rglob("*")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,8 +170,7 @@ def _labels(cells: Sequence[CellConfig]) -> dict[int, str]:
     named = {}
     for cell in cells:
         algorithm = cell.composed.config.algorithm
-        made = f"{algorithm.advantage_mode}+{algorithm.transform_mode}"
-        named[id(cell.condition)] = cell.condition.label or re.sub(r"[^\w.+=,-]+", "_", made)
+        named[id(cell.condition)] = cell.condition.called(algorithm.advantage_mode, algorithm.transform_mode)
     return named
 
 

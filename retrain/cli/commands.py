@@ -15,9 +15,10 @@ class Command:
 
     module:   the file of `retrain.cli` whose ``main(arguments) -> int`` runs it
     takes:    what its arguments without a name are, in order, the last one again and again; kinds as for flags
-    flags:    its own flags → the kind of value that each takes: file, folder, number, text, or what completion lists
-              (toml, run, topic, template, metric, key, …); "": a switch
+    flags:    its own flags → the kind of value that each takes: number, text, what `retrain.cli.listings` has a list
+              for (file, toml, run, topic, …), a word itself, or several of these (``bash|zsh|fish``); "": a switch
     composes: whether it also takes overrides and the flags of a config
+    sweeps:   whether it also takes what makes many runs of one config: --multirun, condition=, campaign.KEY=
     """
 
     usage: str
@@ -27,6 +28,7 @@ class Command:
     takes: tuple[str, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict[str, str])
     composes: bool = False
+    sweeps: bool = False
 
 
 RUN_REFERENCES = """\
@@ -61,8 +63,9 @@ Many runs: a TOML with [campaign], or --multirun (-m) and overrides that sweep: 
 Exit code 3: it has ended, and not all of its runs are done. More: retrain man campaigns""",
         module="train",
         takes=("toml",),
-        flags={"--extend": "run", "--retry-failed": "", "--yes": "", "-y": ""},
+        flags={"--extend": "campaign", "--retry-failed": "", "--yes": "", "-y": ""},
         composes=True,
+        sweeps=True,
     ),
     "explain": Command(
         usage="retrain explain [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--all] [--json]",
@@ -81,6 +84,7 @@ could detect. config is then what all runs have in common.""",
         takes=("toml",),
         flags={"--all": "", "--json": ""},
         composes=True,
+        sweeps=True,
     ),
     "fetch": Command(
         usage="retrain fetch [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--json]",
@@ -243,7 +247,7 @@ is counted, and refused when it is everything. A seed of -1 means the default on
 
 {RUN_REFERENCES}""",
         module="eval",
-        takes=("run", "toml"),
+        takes=("weights", "toml"),
         flags={"--best": "", "--checkpoint": "number", "--test": "", "--json": ""},
         composes=True,
     ),
@@ -360,6 +364,25 @@ Prints the address on stdout and serves it until Ctrl-C.
         details=RUN_REFERENCES,
         module="sync",
         takes=("run",),
+    ),
+    "completion": Command(
+        usage="retrain completion bash|zsh|fish",
+        summary="print the script that lets TAB complete a command line of retrain",
+        details="""\
+bash   eval "$(retrain completion bash)"        in ~/.bashrc; or, with bash-completion, once:
+       retrain completion bash > ~/.local/share/bash-completion/completions/retrain
+zsh    eval "$(retrain completion zsh)"         in ~/.zshrc; or, in a folder of fpath, once:
+       retrain completion zsh > ~/.zfunc/_retrain
+fish   retrain completion fish > ~/.config/fish/completions/retrain.fish
+
+TAB then completes commands, TOML files, group files (algorithm=), keys (training.) and their values, flags and what
+they take, runs (mini, mini@-2), conditions and topics. The script asks the program at each TAB, so it knows the group
+files beside the TOML of the line, and needs no update with the program.
+
+--words   what the script calls: reads a line up to the cursor on stdin, prints what may replace its last word""",
+        module="completion",
+        takes=("bash|zsh|fish",),
+        flags={"--words": ""},
     ),
 }
 

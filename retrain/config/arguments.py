@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrain.config import grammar, values
 from retrain.config.layers import CHOICES, Choice
-from retrain.config.names import FLAGS, SHORTEST_FLAG, likely_flags, likely_keys, question, unknown_group
+from retrain.config.names import FLAGS, OTHER_FLAGS, SHORTEST_FLAG, likely_flags, likely_keys, question, unknown_group
 from retrain.config.origins import Layer, Origin, merge_tables
 from retrain.config.schema import KEYS, SECTIONS
 from retrain.config.secrets import HIDDEN, mask_urls, names_secret
@@ -172,7 +172,7 @@ def _flag(found: Arguments, argument: str, rest: list[str]) -> None:
     """Read a flag, and its value from `rest` where it has one there."""
     name, equals, text = argument.partition("=")
     dotted = FLAGS.get(name)
-    if dotted is None and name not in {"--backend-opt", "--config-dir"}:
+    if dotted is None and name not in OTHER_FLAGS:
         _unknown_flag(found, name, text, argument)
         if not equals and rest and not rest[0].startswith("-") and "=" not in rest[0]:
             rest.pop(0)  # most likely its value
@@ -184,8 +184,7 @@ def _flag(found: Arguments, argument: str, rest: list[str]) -> None:
             text = rest.pop(0) if rest and rest[0].lower() in {"true", "false"} else "true"
         elif not rest or rest[0].startswith("--"):
             default = values.show(KEYS[dotted].default) if dotted else ""
-            flags = {"--config-dir": "DIR", "--backend-opt": "NAME=VALUE"}
-            example = EXAMPLES.get(dotted or "") or default or flags[name]
+            example = EXAMPLES.get(dotted or "") or default or OTHER_FLAGS[name].partition(":")[0]
             found.refuse(
                 name,
                 "a value is missing",
