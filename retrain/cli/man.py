@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from retrain.cli import output
 from retrain.cli.flags import parse
 from retrain.errors import ConfigError, unknown_name
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     if not asked:
         width = max(map(len, known))
         print("\n".join(f"{name:<{width}}  {about}" for name, about in known.items()))
-        print("\nretrain man TOPIC shows one", file=sys.stderr)
+        output.say("\nretrain man TOPIC shows one")
         return 0
     if asked[0] not in known:
         raise ConfigError(unknown_name(kind="topic of the manual", name=asked[0], known=list(known)))
