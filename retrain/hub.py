@@ -218,7 +218,8 @@ def _hub_answers(wanted: Repository) -> bool:
         raise wanted.problem(f"{wanted.shown} is a gated {kind} and the hub refused it", hint) from error
     except hub_errors.RevisionNotFoundError as error:
         message = f'model.revision = "{wanted.revision}": {name} has no such branch, tag or commit'
-        raise ConfigError(Problem(message=message, key="model.revision")) from error
+        hint = "leave model.revision out for the newest; the hub's page of the model lists its branches and tags"
+        raise ConfigError(Problem(message=message, hint=hint, key="model.revision")) from error
     except hub_errors.RepositoryNotFoundError as error:
         hint = f"check the spelling; a private {kind} needs {LOG_IN}; a folder must exist: ./{name}"
         raise wanted.problem(f"{wanted.shown} does not exist on the hub, or is private", hint) from error

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.errors import ConfigError, Problem, unknown_name
+from retrain.errors import ConfigError, Problem, nearest, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -276,7 +276,12 @@ def resolve(kind: str, name: str, *, places: Sequence[Path]) -> Any:
             ) from error
     for part in attribute.split("."):
         if not hasattr(value, part):
-            raise ConfigError(f'{kind} "{name}": {module_name} has no attribute {attribute}')
+            near = nearest(part, [known for known in dir(value) if not known.startswith("_")])
+            question = f"; did you mean {near}?" if near else ""
+            raise ConfigError(
+                f'{kind} "{name}": {module_name} has no attribute {attribute}{question}',
+                f"it is {value.__file__}" if getattr(value, "__file__", None) else "",
+            )
         value = getattr(value, part)
     return value
 

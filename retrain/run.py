@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retrain import checkpoint, preflight, registry, resuming, store, tracking
+from retrain.backends.options import NEEDED
 from retrain.config import Composed, compose
 from retrain.config.cautions import cautions
 from retrain.errors import ConfigError, Problem
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow")
 MEASURED_PROMPTS = 256  # the longest of the first so many stands for all
 
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from retrain.config.schema import Health
 from retrain.errors import ConfigError
 from retrain.references import OUTPUTS, campaign_of, is_run, runs_under, started
-from retrain.store import RunRecord, slurm_job
+from retrain.store import BESIDE_IT, RunRecord, slurm_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,7 +180,7 @@ def sound_record(directory: Path) -> RunRecord:
     try:
         record = RunRecord.read(directory)
     except AttributeError:  # JSON, but no object
-        raise ConfigError(f"{path} is damaged: it holds no table") from None
+        raise ConfigError(f"{path} is damaged: it holds no table", BESIDE_IT) from None
     needed = {
         "name": str, "state": str, "exit_reason": str, "host": str, "pid": int, "source": str, "steps_done": int,
         "max_steps": int, "started": (int, float), "ended": (int, float, type(None)), "problems": list,
@@ -188,7 +188,7 @@ def sound_record(directory: Path) -> RunRecord:
     }  # fmt: skip
     wrong = [name for name, kinds in needed.items() if not isinstance(getattr(record, name), kinds)]
     if wrong:
-        raise ConfigError(f"{path} is damaged: {wrong[0]} is {getattr(record, wrong[0])!r}")
+        raise ConfigError(f"{path} is damaged: {wrong[0]} is {getattr(record, wrong[0])!r}", BESIDE_IT)
     return record
 
 

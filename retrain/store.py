@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from retrain.types import Credit, Group
 
 FORMAT = 1  # of run.json and of the files beside it
+BESIDE_IT = (
+    "metrics.jsonl, checkpoints and adapter beside it may be whole all the same: a new run can start from the adapter"
+)
 NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 VERSIONED = ("retrain", "torch", "transformers", "trl", "peft", "accelerate", "hydra-core", "omegaconf", "mlflow")
 
@@ -94,9 +97,9 @@ class RunRecord:
         except FileNotFoundError:
             raise ConfigError(f"{directory} is not a run directory: it has no run.json") from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from error
+            raise ConfigError(f"{path} cannot be read: {error}", BESIDE_IT) from error
         if not isinstance(values, dict):
-            raise ConfigError(f"{path} is damaged: it holds no table")
+            raise ConfigError(f"{path} is damaged: it holds no table", BESIDE_IT)
         if values.get("format") != FORMAT:
             raise ConfigError(
                 f"{path} has format {values.get('format')}, this version reads {FORMAT}; use the retrain that wrote it"
@@ -104,7 +107,7 @@ class RunRecord:
         try:
             return cls(**values)
         except TypeError as error:
-            raise ConfigError(f"{path} is damaged: {error}") from error
+            raise ConfigError(f"{path} is damaged: {error}", BESIDE_IT) from error
 
     def write(self, directory: Path) -> None:
         write_atomically(directory / "run.json", json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")

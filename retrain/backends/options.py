@@ -1,8 +1,11 @@
-"""What `[backend.options]` may hold, one dataclass a backend. Imports no tensor library."""
+"""What `[backend.options]` may hold, one dataclass a backend, and what a backend needs. Imports no tensor library."""
 
 from dataclasses import dataclass
 
 from retrain.config.keys import key
+
+NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow")
+"""Modules that the backend `local` imports, of the extra of that name."""
 
 
 @dataclass(kw_only=True)

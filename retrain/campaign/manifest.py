@@ -99,7 +99,8 @@ class Manifest:
         except FileNotFoundError:
             raise ConfigError(f"{directory} is not a campaign: it has no {FILE}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is damaged: {error}") from error
+            hint = f"its runs may be whole all the same: retrain status {directory / 'runs'}"
+            raise ConfigError(f"{path} is damaged: {error}", hint) from error
 
     def write(self, directory: Path) -> None:
         write_atomically(directory / FILE, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")

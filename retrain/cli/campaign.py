@@ -7,9 +7,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from retrain.cli import extras
-from retrain.cli.campaign_plan import plan_sentence
-from retrain.cli.campaign_view import CampaignWatch, ending
+from retrain.cli import ask, output
 from retrain.cli.flags import take, take_own
 from retrain.cli.progress import shown
 from retrain.errors import ConfigError, RetrainError
@@ -41,10 +39,13 @@ def main(path: Path, arguments: Sequence[str]) -> int:
     """
     options, rest = _take(arguments)
     plan = planned(path, rest)
+    from retrain.cli import extras
+    from retrain.cli.campaign_plan import plan_sentence
+
     directory = _directory(options, plan)
-    print(plan_sentence(plan), file=sys.stderr)
+    output.say(plan_sentence(plan))
     if directory is None and not {"--yes", "-y"} & options.keys() and not _agreed(plan):
-        print("nothing was started", file=sys.stderr)
+        output.say("nothing was started")
         return 0
     extras.require("local", "training")
     from retrain.campaign import conduct
@@ -65,8 +66,8 @@ def resume(directory: Path, arguments: Sequence[str]) -> int:
     options, rest = _take(arguments)
     if rest:
         raise ConfigError(
-            f"retrain resume {shown(directory)} takes no {rest[0]}: a campaign goes on with what it was started with",
-            f"to change or add something: retrain CONFIG.toml {' '.join(rest)} --extend {shown(directory)}",
+            f"a campaign goes on with what it was started with, and takes no {rest[0].partition('=')[0]}",
+            f"to change or add something: retrain CONFIG.toml … --extend {shown(directory)}",
         )
     from retrain.campaign import conduct
 
@@ -136,20 +137,23 @@ def _directory(options: dict[str, str], plan: Plan) -> Path | None:
             raise ConfigError(f"{given} is a run, not a campaign", f"to go on with it: retrain resume {given}")
         return found
     found = newest_unfinished(plan.name, plan.source, plan.composed.config.logging.log_dir)
-    print(f"going on with {found}" if found else f"no unfinished campaign {plan.name}: a fresh start", file=sys.stderr)
+    output.say(f"going on with {found}" if found else f"no unfinished campaign {plan.name}: a fresh start")
     return found
 
 
 def _agreed(plan: Plan) -> bool:
     """Ask before many runs start, where somebody can answer."""
-    if len(plan.cells) <= MANY_RUNS or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if len(plan.cells) <= MANY_RUNS or not ask.can_ask():
         return True
-    print(f"start {len(plan.cells)} runs? [Y/n] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("", "y", "yes")
+    with contextlib.suppress(ask.NoAnswer):
+        return ask.agreed(f"start {len(plan.cells)} runs?")
+    return False
 
 
 def watched(conduct: Callable[[Callable[[Path, Manifest], None]], Path]) -> int:
     """Conduct a campaign: show it, sum it up, and print its directory as the one line on stdout."""
+    from retrain.cli.campaign_view import CampaignWatch
+
     places: list[Path] = []
     with CampaignWatch() as watch:
 
@@ -170,5 +174,9 @@ def watched(conduct: Callable[[Callable[[Path, Manifest], None]], Path]) -> int:
 
 def _tell(places: Sequence[Path]) -> None:
     if places:
-        print(ending(places[0]), file=sys.stderr)
-        print(shown(places[0]), flush=True)
+        if not output.quiet():
+            from retrain.cli.campaign_view import ending
+
+            output.say(ending(places[0]))
+        with contextlib.suppress(BrokenPipeError):  # the exit code matters more than a reader that is gone
+            print(shown(places[0]), flush=True)

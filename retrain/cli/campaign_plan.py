@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import heapq
 import json
-import shutil
 import textwrap
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from retrain import history
-from retrain.cli.derived import bytes_text, volume
+from retrain import estimate, history
+from retrain.cli import formulas, output
+from retrain.cli.derived import bytes_text, disk, memory_of_this_machine, volume
 from retrain.cli.progress import duration
 from retrain.config.schema import KEYS
 from retrain.power import ALPHA, FEWEST_SEEDS, POWER, detectable_difference
+from retrain.shapes import measure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,7 @@ class Row:
     seeds: list[int]
     overrides: list[str]
     differs: dict[str, Any]
+    pipeline: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Facts:
     completions: int
     generated_tokens_at_most: int
     rollout_bytes_at_most: int
+    disk_bytes_at_most: int | None  # None: the model is not here
     launcher: str
     max_workers: int
     seconds: float | None  # None: no earlier run on this machine tells
@@ -81,6 +84,7 @@ def facts(plan: Plan) -> Facts:
         completions=sum(size.completions for size in sizes),
         generated_tokens_at_most=sum(size.generated_tokens_at_most for size in sizes),
         rollout_bytes_at_most=sum(size.rollout_bytes_at_most for size in sizes),
+        disk_bytes_at_most=disk_of_all(plan),
         launcher=campaign.launcher,
         max_workers=campaign.max_workers,
         seconds=seconds,
@@ -92,6 +96,17 @@ def facts(plan: Plan) -> Facts:
         budget_tokens=campaign.budget_tokens,
         directory=plan.root,
     )
+
+
+def disk_of_all(plan: Plan) -> int | None:
+    """Return what all runs together leave on disk; those of a condition take the same."""
+    firsts = {cell.label: cell.composed.config for cell in reversed(plan.cells)}
+    taken: dict[str, int | None] = {}
+    for label, config in firsts.items():
+        memory = estimate.memory(config, device_bytes=memory_of_this_machine(config))
+        taken[label] = disk(config, measure(config), memory).total
+    each = [taken[cell.label] for cell in plan.cells]
+    return None if None in each else sum(filter(None, each))
 
 
 def rows(plan: Plan) -> list[Row]:
@@ -106,6 +121,7 @@ def rows(plan: Plan) -> list[Row]:
             seeds=[cell.seed for cell in plan.cells if cell.label == condition.label],
             overrides=condition.overrides,
             differs={key: value(firsts[condition.label], key) for key in differing},
+            pipeline=formulas.pipeline(firsts[condition.label].composed.config),
         )
         for condition in plan.conditions
     ]
@@ -167,7 +183,25 @@ def sentence(plan: Plan, found: Facts) -> str:
     return (
         f"Trains {config.model.model} {number_of(found.runs, 'time')}: {conditions}{per}, "
         f"{each} optimiser steps each. {found.completions:,} completions and {found.generated_tokens_at_most:,} tokens "
-        f"at most in all, evaluations apart. {at_once.capitalize()}, by {place}."
+        f"at most in all, evaluations apart. {at_once.capitalize()}, by {place}. {disk_sentence(found)} "
+        f"{detectable_sentence(found)}"
+    )
+
+
+def disk_sentence(found: Facts) -> str:
+    """Say in a sentence how much disk all runs take together."""
+    if found.disk_bytes_at_most is None:
+        return f"Completions take at most about {bytes_text(found.rollout_bytes_at_most)} of disk."
+    return f"All of it takes at most about {bytes_text(found.disk_bytes_at_most)} of disk."
+
+
+def detectable_sentence(found: Facts) -> str:
+    """Say in a sentence which difference so many seeds can tell from chance."""
+    if found.detectable is None:
+        return f"It can detect {detects(found)}."
+    smallest = found.detectable.paired_deviations
+    return (
+        f"The smallest difference that it could detect is {smallest:.2f} standard deviations of the paired differences."
     )
 
 
@@ -178,11 +212,11 @@ def number_of(count: int, what: str) -> str:
 
 def text(plan: Plan, found: Facts) -> list[str]:
     """Return the paragraphs of the explanation that are about the campaign."""
-    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    width = output.prose_columns()
     return [
         textwrap.fill(sentence(plan, found), width=width),
         "\n".join(["Conditions, and the keys in which they differ:", *condition_lines(found.conditions)]),
-        "\n".join(part for line in fact_lines(plan, found) for part in folded(line, width)),
+        "\n".join(part for line in fact_lines(plan, found) for part in output.fold(line, width, later=" " * 12)),
     ]
 
 
@@ -192,7 +226,7 @@ def condition_lines(conditions: Sequence[Row]) -> list[str]:
     names = {row.label: f"{row.label} (baseline)" if row.baseline else row.label for row in conditions}
     cells = [["condition", *keys], *([names[r.label], *(written(r.differs[k]) for k in keys)] for r in conditions)]
     widths = [max(len(row[at]) for row in cells) for at in range(len(keys) + 1)]
-    if sum(widths) + 2 * len(widths) <= 100:
+    if sum(widths) + 2 * len(widths) <= output.prose_columns():
         return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines = []
     for row in conditions:
@@ -220,7 +254,6 @@ def fact_lines(plan: Plan, found: Facts) -> list[str]:
         f"Detects:    {detects(found)}",
         f"Time:       {time_text(found)}",
         *([f"Limits:     {', '.join(limits)}"] if limits else []),
-        f"Disk:       rollouts take at most about {bytes_text(found.rollout_bytes_at_most)} in all",
         f"Directory:  {found.directory}",
     ]
 
@@ -245,10 +278,6 @@ def time_text(found: Facts) -> str:
         return "unknown: no earlier run on this machine has this model and these sizes"
     told = number_of(found.seconds_from_runs, "earlier run")
     return f"about {duration(found.seconds)}, from {told} on this machine; runs side by side may slow each other"
-
-
-def folded(line: str, width: int) -> list[str]:
-    return textwrap.wrap(line, width=width, subsequent_indent=" " * 12) or [line]
 
 
 # --- as JSON --------------------------------------------------------------------------------------------------------

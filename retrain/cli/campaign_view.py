@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from retrain.campaign.state import Curves, state_of_campaign
-from retrain.cli import campaign_table
+from retrain.cli import campaign_table, output
 from retrain.cli.progress import duration, shown
 from retrain.cli.status_view import Style, visible
 
@@ -161,9 +161,11 @@ class CampaignWatch:
             self.view = None
 
 
-def default_view() -> View:
-    """Return a table for a terminal, plain lines for anything else."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+def default_view() -> View | None:
+    """Return a table for a terminal, plain lines for anything else and beside a log; None: nothing is to be seen."""
+    if output.quiet():
+        return None
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb" or output.verbose():
         return Lines(sys.stderr)
     from rich.console import Console
 

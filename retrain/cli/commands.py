@@ -68,21 +68,27 @@ Exit code 3: it has ended, and not all of its runs are done. More: retrain man c
         sweeps=True,
     ),
     "explain": Command(
-        usage="retrain explain [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--all] [--json]",
+        usage="retrain explain [CONFIG.toml|RUN] [OVERRIDE …] [--FLAG VALUE …] [--all] [--diff OTHER] [--json]",
         summary="say what a config would do, and where each value comes from; start nothing",
-        details="""\
-Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those of a run.
+        details=f"""\
+Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those of a run. RUN: the config that it was
+started with, resolved.
 
---all     every key, not only those that differ from the defaults
---json    one JSON document on stdout: kind ("run" or "campaign"), config, sources, derived, cautions, problems, runs,
-          of a campaign also campaign; errors as JSON on stderr
+--all          every key, not only those that differ from the defaults
+--diff OTHER   only what differs from another TOML, or from the config of a run: key by key, both values and where they
+               come from. Overrides are of CONFIG.toml
+--json         one JSON document on stdout: kind ("run" or "campaign"), config, sources, derived, cautions, problems,
+               runs, of a campaign also campaign. With --diff: kind ("diff"), here, there, and diff, each with key,
+               here, there, here_source and there_source. Errors as JSON on stderr
 
 Of a TOML with [campaign], or with --multirun: how many runs, how much they generate, in which keys the conditions
 differ, how long it takes where earlier runs on this machine tell, and the smallest difference that so many seeds
-could detect. config is then what all runs have in common.""",
+could detect. config is then what all runs have in common.
+
+{RUN_REFERENCES}""",
         module="explain",
         takes=("toml",),
-        flags={"--all": "", "--json": ""},
+        flags={"--all": "", "--diff": "toml", "--json": ""},
         composes=True,
         sweeps=True,
     ),
@@ -104,17 +110,20 @@ Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those 
         composes=True,
     ),
     "init": Command(
-        usage="retrain init [--template NAME] [--output FILE] [--list]",
+        usage="retrain init [--template NAME] [--interactive] [--output FILE] [--list [--json]]",
         summary="write a commented TOML to start from",
         details="""\
 --template NAME   demo: a tiny model, about a minute on any CPU (the default)
                   quickstart: a real model and your own problems, on one GPU
                   campaign: three conditions and four seeds of the tiny model, and a verdict
                   experiment: the same with a real model, a claim, a control and a budget
+--interactive     ask instead: model, data, reward, budget, device, tracking; each answer is checked at once, and the
+                  config and what it would cost are shown before anything is written. Needs a terminal
 --output FILE     where to write it (default retrain.toml); an existing file is never overwritten
---list            show the templates and write nothing""",
+--list            show the templates and write nothing
+--json            with --list: one JSON document on stdout: templates, each with name, summary and default""",
         module="init",
-        flags={"--template": "template", "--output": "file", "--list": ""},
+        flags={"--template": "template", "--interactive": "", "--output": "file", "--list": "", "--json": ""},
     ),
     "init-plugin": Command(
         usage="retrain init-plugin --kind KIND --name NAME [--output DIR] [--with-test]",
@@ -402,6 +411,12 @@ Commands:
 
   retrain COMMAND --help     more about one; retrain train --help: about overrides and flags
   retrain --version
+
+Everywhere, before or after the command:
+  -q, --quiet                results and errors only
+  -v, --verbose              also what libraries log, every step, and where the time goes
+  --json                     for programs, where a command has it: one JSON document on stdout, errors as one on stderr
+NO_COLOR=1, FORCE_COLOR=1, COLUMNS=80 and TERM=dumb are heeded. A value that looks like a switch: --run-name=-q
 
 New here:
   retrain init               write retrain.toml, a run that takes about a minute on a CPU

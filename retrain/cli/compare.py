@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.cli import extras
+from retrain.cli import extras, output
 from retrain.cli.flags import parse
 from retrain.cli.status_view import Style, visible
 from retrain.errors import ConfigError
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     verdicts = compare.judge(study)
     where = written(verdicts, places, flags)
     if "--json" in flags:
-        print(json.dumps(compare.document(verdicts), ensure_ascii=False, allow_nan=False))
+        output.document(compare.document(verdicts))
     else:
         print(text(verdicts, Style.of(sys.stdout), where))
     return 0

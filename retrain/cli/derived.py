@@ -49,6 +49,24 @@ class Volume:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Disk:
+    """What a run leaves on disk at most, in bytes; None: the model is not here, so its adapter's size is not known.
+
+    Checkpoints hold weights and two moments; one more than is kept while it is written, one of the best score.
+    """
+
+    rollouts: int
+    checkpoints: int | None
+    adapters: int | None  # or models, where every weight is trained
+
+    @property
+    def total(self) -> int | None:
+        if self.checkpoints is None or self.adapters is None:
+            return None
+        return self.rollouts + self.checkpoints + self.adapters
+
+
+@dataclass(frozen=True, kw_only=True)
 class Derived:
     """Numbers and sentences that `explain` shows and `--json` gives under ``derived``."""
 
@@ -61,6 +79,9 @@ class Derived:
     skips_uninformative: bool
     skipping_reason: str
     rollout_bytes_at_most: int
+    checkpoint_bytes_at_most: int | None
+    adapter_bytes_at_most: int | None
+    disk_bytes_at_most: int | None
     evaluations: int
     evaluation_tokens_at_most: int | None
     pipeline: list[str]
@@ -72,7 +93,9 @@ class Derived:
 
 def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
     """Work out what a run of this config would do, with the functions that the run itself uses where there are any."""
-    size = volume(config)
+    size, model = volume(config), measure(config)
+    memory = estimate.memory(config, device_bytes=memory_of_this_machine(config))
+    taken = disk(config, model, memory)
     skips, why = skipping(config)
     return Derived(
         completions_per_step=size.completions_per_step,
@@ -83,13 +106,16 @@ def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
         clipping_can_act=config.algorithm.num_iterations > 1,
         skips_uninformative=skips,
         skipping_reason=why,
-        rollout_bytes_at_most=size.rollout_bytes_at_most,
+        rollout_bytes_at_most=taken.rollouts,
+        checkpoint_bytes_at_most=taken.checkpoints,
+        adapter_bytes_at_most=taken.adapters,
+        disk_bytes_at_most=taken.total,
         evaluations=evaluations(config),
         evaluation_tokens_at_most=evaluation_tokens(config),
         pipeline=formulas.pipeline(config),
-        model=measure(config),
+        model=model,
         adapter=starting_adapter(config),
-        memory=estimate.memory(config, device_bytes=memory_of_this_machine(config)),
+        memory=memory,
         run_directory=store.planned_directory(config, name, now),
     )
 
@@ -109,6 +135,32 @@ def volume(config: RunConfig) -> Volume:
         generated_tokens_at_most=batches * tokens,
         rollout_bytes_at_most=kept * tokens * (TOKEN_BYTES + TEXT_BYTES),
     )
+
+
+def disk(config: RunConfig, model: ModelSize, memory: Memory) -> Disk:
+    """Work out what a run leaves on disk: completions, checkpoints, the finished and the best adapter."""
+    rollouts, training = volume(config).rollout_bytes_at_most, config.training
+    if model.trainable is None:
+        return Disk(rollouts=rollouts, checkpoints=None, adapters=None)
+    item = estimate.ITEM_BYTES[memory.dtype]
+    weights = model.trainable * (max(4, item) if config.model.lora_rank else item)  # as `estimate` counts them
+    best = bool(config.eval.every and config.eval.keep_best)
+    kept = min(training.keep_checkpoints + 1 + best, training.max_steps)
+    copies = 1 + best + bool(config.backend.adapter_path)
+    return Disk(rollouts=rollouts, checkpoints=kept * 3 * weights, adapters=copies * weights)
+
+
+def disk_text(found: Derived) -> str:
+    """Say what a run leaves on disk, and of what it consists."""
+    parts = {
+        "completions": found.rollout_bytes_at_most,
+        "checkpoints": found.checkpoint_bytes_at_most,
+        "adapters": found.adapter_bytes_at_most,
+    }
+    said = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts.items() if size is not None)
+    if found.disk_bytes_at_most is None:
+        return f"at most about {said}; checkpoints as the model is, which is not here"
+    return f"at most about {bytes_text(found.disk_bytes_at_most)}: {said}"
 
 
 def evaluations(config: RunConfig) -> int:
@@ -176,8 +228,15 @@ def sentence(config: RunConfig, derived: Derived) -> str:
         f"{training.max_tokens:,} tokens, {derived.tokens_per_step_at_most:,} at most, for {use}; "
         f"{derived.generated_tokens_at_most:,} tokens at most in all. {clip}. "
         f"Completions without advantage are {skip} in the backward pass: {derived.skipping_reason}."
-        f"{held_out}"
+        f"{held_out} {disk_sentence(derived)}"
     )
+
+
+def disk_sentence(derived: Derived) -> str:
+    """Say in a sentence how much disk a run takes."""
+    if derived.disk_bytes_at_most is None:
+        return f"Completions take at most about {bytes_text(derived.rollout_bytes_at_most)} of disk."
+    return f"All of it takes at most about {bytes_text(derived.disk_bytes_at_most)} of disk."
 
 
 def bytes_text(count: int) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from retrain import run
+from retrain.backends.options import NEEDED
 from retrain.errors import ConfigError, Problem
 
 NEEDS: dict[str, tuple[str, ...]] = {
-    "local": run.NEEDED,
+    "local": NEEDED,
     "tracking": ("mlflow", "pyarrow", "numpy", "scipy", "jinja2"),
 }
 """Extra of pyproject.toml → the modules that tell whether it is installed."""

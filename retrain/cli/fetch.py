@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from retrain.cli import extras
+from retrain.cli import extras, output
 from retrain.cli.derived import bytes_text
 from retrain.cli.explain import split_config
 from retrain.cli.flags import take_own
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     if problems:
         raise RunError(problems)
     if "--json" in switches:
-        print(json.dumps({"items": [asdict(item) for item in found]}, indent=2, ensure_ascii=False))
+        output.document({"items": [asdict(item) for item in found]})
     return 0
 
 

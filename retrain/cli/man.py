@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrain import __version__, manual
+from retrain.cli import output
 from retrain.cli.flags import parse
 from retrain.errors import ConfigError, Problem, Stale
 
@@ -74,11 +74,11 @@ def list_topics(*, as_json: bool) -> None:
     known, files = manual.topics(), manual.files()
     if as_json:
         listed = [{"name": name, "about": about, "source": str(files[name])} for name, about in known.items()]
-        print_json({"topics": listed})
+        output.document({"topics": listed})
         return
     width = max(map(len, known))
     print("\n".join(f"{name:<{width}}  {about}" for name, about in known.items()))
-    print("\nretrain man TOPIC shows one; retrain man --search WORDS finds", file=sys.stderr)
+    output.say("\nretrain man TOPIC shows one; retrain man --search WORDS finds")
 
 
 def show_topic(topic: str, *, as_json: bool, paged: bool) -> None:
@@ -86,7 +86,7 @@ def show_topic(topic: str, *, as_json: bool, paged: bool) -> None:
     text, file = manual.read(topic), manual.file(topic)
     tell_of_copy()
     if as_json:
-        print_json({"name": topic, "about": manual.topics()[topic], "text": text, "source": str(file)})
+        output.document({"name": topic, "about": manual.topics()[topic], "text": text, "source": str(file)})
     elif sys.stdout.isatty():
         from retrain.cli import man_terminal
 
@@ -100,12 +100,11 @@ def tell_of_copy() -> None:
     folder, version = manual.copied(), manual.copied_from()
     if folder is None:
         return
-    print(f"from your copy in {folder}", file=sys.stderr)
+    output.say(f"from your copy in {folder}")
     if version != __version__:
-        print(
+        output.say(
             f"it was made from retrain {version}, this is {__version__}: move it away and run `retrain man --path` for "
-            "a new one",
-            file=sys.stderr,
+            "a new one"
         )
 
 
@@ -122,7 +121,7 @@ def find(query: str, *, as_json: bool, paged: bool) -> int:
     tell_of_copy()
     found = search(query)
     if as_json:
-        print_json({"query": query, "replaced": found.replaced, "hits": list(map(as_data, found.hits))})
+        output.document({"query": query, "replaced": found.replaced, "hits": list(map(as_data, found.hits))})
     else:
         show_hits(found, paged=paged)
     return 0 if found.hits else 1
@@ -138,9 +137,9 @@ def show_hits(found: Found, *, paged: bool) -> None:
         print("\n\n".join("\n".join(lines) for lines in hit_lines(found)))
     for word, instead in found.replaced.items():
         meant = f"; looked for {instead}" if instead else ""
-        print(f'"{word}" is nowhere in the manual{meant}', file=sys.stderr)
+        output.say(f'"{word}" is nowhere in the manual{meant}')
     if not found.hits:
-        print("nothing was found; retrain man lists the topics", file=sys.stderr)
+        output.say("nothing was found; retrain man lists the topics")
 
 
 def as_data(hit: Hit) -> dict[str, Any]:
@@ -180,11 +179,11 @@ def show_path(topic: str, *, as_json: bool) -> None:
     folder = manual.editable()
     path = folder / f"{topic}.md" if topic else folder
     if folder != manual.PACKAGED and before is None:
-        print(f"{manual.PACKAGED} cannot be written to: this is a copy, which is read from now on", file=sys.stderr)
+        output.say(f"{manual.PACKAGED} cannot be written to: this is a copy, which is read from now on")
     elif before is not None:
         tell_of_copy()
     if as_json:
-        print_json({"path": str(path)})
+        output.document({"path": str(path)})
     else:
         print(path)
 
@@ -203,9 +202,9 @@ def check(*, as_json: bool) -> None:
     if stale:
         raise Stale(stale)
     if as_json:
-        print_json({"stale": []})
+        output.document({"stale": []})
     else:
-        print("every generated block is up to date", file=sys.stderr)
+        output.say("every generated block is up to date")
 
 
 def sync(*, as_json: bool) -> None:
@@ -226,12 +225,12 @@ def sync(*, as_json: bool) -> None:
         {"file": shown(path), "line": line, "block": title} for path, _, blocks in changed for title, line in blocks
     ]
     if as_json:
-        print_json({"changed": told})
+        output.document({"changed": told})
         return
     for block in told:
         print(f"{block['file']}:{block['line']}: {block['block']}")
     if not told:
-        print("every generated block is up to date", file=sys.stderr)
+        output.say("every generated block is up to date")
 
 
 def refreshed() -> list[tuple[Path, str, list[tuple[str, int]]]]:
@@ -271,7 +270,3 @@ def refreshed() -> list[tuple[Path, str, list[tuple[str, int]]]]:
 def shown(path: Path) -> str:
     """Return a path, from here where it is below the working directory."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def print_json(document: Mapping[str, Any]) -> None:
-    print(json.dumps(document, indent=2, ensure_ascii=False))

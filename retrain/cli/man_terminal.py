@@ -16,6 +16,7 @@ from rich.markdown import Markdown
 from rich.padding import Padding
 from rich.text import Text
 
+from retrain.cli.output import WIDEST
 from retrain.manual.marks import without_marks
 from retrain.manual.search import stem
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
-
-WIDEST = 100  # columns; longer lines are hard to follow
 
 
 def show_topic(text: str, *, paged: bool) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain import registry
+from retrain.cli import output
 from retrain.cli.flags import parse
 from retrain.cli.plugin_source import Option, read
 from retrain.config.keys import keys_of
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     kinds = [kind] if kind else list(registry.BUILTIN)
     found = [plugin for kind in kinds for plugin in found if plugin.kind == kind]
     if "--json" in flags:
-        print(json.dumps({"plugins": [dataclasses.asdict(p) for p in found]}, indent=2, ensure_ascii=False))
+        output.document({"plugins": [dataclasses.asdict(p) for p in found]})
     else:
         print(text(found))
     return 0

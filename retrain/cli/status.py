@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from retrain.campaign.state import Curves, state_of_campaign
-from retrain.cli import campaign_table, status_view
+from retrain.cli import campaign_table, output, status_view
 from retrain.cli.flags import parse
 from retrain.cli.rollouts import finite_values
 from retrain.cli.status_view import Style
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
             "campaigns": [campaign_document(state_of_campaign(one)) for one in campaigns],
             "runs": [document(state_of(run)) for run in runs],
         }
-        print(json.dumps(documents, ensure_ascii=False, allow_nan=False))
+        output.document(documents)
         return 0
     everything = "--all" in flags
     if "--watch" not in flags:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 import textwrap
 import time
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TextIO
 
+from retrain.cli import output
 from retrain.cli.progress import duration, shown
 from retrain.errors import ConfigError
 from retrain.references import OUTPUTS
@@ -43,10 +42,7 @@ class Style:
     @classmethod
     def of(cls, stream: TextIO) -> Self:
         unicode = "utf" in (getattr(stream, "encoding", None) or "utf-8").lower()
-        if not stream.isatty():
-            return cls(unicode=unicode)
-        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-        return cls(width=shutil.get_terminal_size().columns, colour=not plain, unicode=unicode)
+        return cls(width=output.columns(stream), colour=output.coloured(stream), unicode=unicode)
 
     def paint(self, text: str, code: int | None) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code is not None else text

@@ -163,10 +163,15 @@ def find(name: str, cwd: Path = Path()) -> Path | None:
     return folder if folder.is_dir() else cached(name, "", FILE)
 
 
+def hub_cache() -> Path:
+    """Return where the hub's files are kept on this machine."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
 def cached(name: str, revision: str, file: str) -> Path | None:
     """Return the folder in which the hub's local cache holds a repository's file, if it does."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser() / f"models--{name.replace('/', '--')}"
+    cache = hub_cache() / f"models--{name.replace('/', '--')}"
     reference = cache / "refs" / (revision or "main")
     commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
     found = cache / "snapshots" / commit if commit else None

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = {"resume.path": "auto", "model.adapter": "RUN/adapter"}  # where the default says nothing
 
+NO_TEXT = "not UTF-8, and neither TOML nor JSON, which a run writes, can hold it"
+IN_UTF8 = "write it in UTF-8; where the locale is another one: LC_ALL=C.UTF-8 retrain …"
+
 _OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<name>[^=]*?)(?:=(?P<text>.*))?", re.DOTALL)
 
 
@@ -158,7 +161,10 @@ class Arguments:
 def read(arguments: Sequence[str], cwd: Path) -> Arguments:
     """Read the command line."""
     found = Arguments(cwd)
-    rest = list(arguments)
+    for argument in arguments:
+        if not is_text(argument):
+            found.refuse(argument.partition("=")[0], f"it is {NO_TEXT}", IN_UTF8)
+    rest = [] if found.problems else list(arguments)
     while rest:
         argument = rest.pop(0)
         if argument.startswith("-") and not argument.startswith("-="):
@@ -166,6 +172,11 @@ def read(arguments: Sequence[str], cwd: Path) -> Arguments:
         else:
             _override(found, argument)
     return found
+
+
+def is_text(typed: str) -> bool:
+    """Tell whether something typed was UTF-8; Python keeps other bytes as halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in typed)
 
 
 def _flag(found: Arguments, argument: str, rest: list[str]) -> None:

@@ -199,6 +199,8 @@ def _read(path: Path | None, arguments: Sequence[str], cwd: Path) -> _Plan:
     Raises:
         ConfigError: everything that is wrong with them.
     """
+    if path and not command_line.is_text(str(cwd / path)):
+        raise ConfigError(f"the path {cwd / path} is {command_line.NO_TEXT}", command_line.IN_UTF8)
     given = command_line.read(arguments, cwd)
     places = list(dict.fromkeys([*_beside(cwd / path), cwd])) if path else [cwd]
     reader = Reader(cwd, places)
