@@ -17,7 +17,7 @@ import inspect
 import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,10 +177,16 @@ BUILTIN: dict[str, dict[str, Entry]] = {
 
 
 @cache
+def installed() -> EntryPoints:
+    """Return the entry points of all installed packages; looking for them reads the metadata of each."""
+    return entry_points()
+
+
+@cache
 def names(kind: str) -> dict[str, Entry]:
     """Return every name of a family: the built-in ones, then those of installed packages."""
     found = dict(BUILTIN[kind])
-    for point in entry_points(group=f"retrain.{kind}s"):
+    for point in installed().select(group=f"retrain.{kind}s"):
         origin = point.dist.name if point.dist else "an installed package"
         found.setdefault(point.name, Entry(target=point.value, summary=f"from {origin}"))
     return found
