@@ -26,6 +26,8 @@ from retrain.errors import ConfigError, Problem, unknown_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
+    from retrain.types import Capabilities
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -37,6 +39,7 @@ class Entry:
     requires: frozenset[str] = frozenset()  # what it has to be given: "entropies", "planning_mask", "uncertainty"
     gives: frozenset[str] = frozenset()  # engines: what they know beside log-probabilities
     formula: str = ""  # baselines and transforms: what it computes, in a line of maths, for `explain`
+    capabilities: str = ""  # backends: "package.module:attribute" of their `Capabilities`, import-light too
 
 
 MODES: dict[str, tuple[str, ...]] = {
@@ -147,6 +150,7 @@ BUILTIN: dict[str, dict[str, Entry]] = {
             target="retrain.backends.local:LocalBackend",
             summary="TRL and PEFT on this machine's CPU or GPU",
             options="retrain.backends.options:LocalOptions",
+            capabilities="retrain.backends.options:LOCAL",
         ),
     },
     "engine": {
@@ -284,6 +288,28 @@ def resolve(kind: str, name: str, *, places: Sequence[Path]) -> Any:
             raise ConfigError(f'{kind} "{name}": {module_name} has no attribute {attribute}')
         value = getattr(value, part)
     return value
+
+
+def capabilities(name: str, *, places: Sequence[Path]) -> Capabilities:
+    """Return what a backend says of itself. One of this package is not imported for it; a plugin is.
+
+    Raises:
+        ConfigError: as for `resolve`, or it is no backend.
+    """
+    entry = names("backend").get(name)
+    if entry is not None and entry.capabilities:
+        module, attribute = split(entry.capabilities)
+        return getattr(importlib.import_module(module), attribute)
+    from retrain.types import Capabilities
+
+    found = resolve("backend", name, places=places)
+    said = getattr(found, "capabilities", None)
+    if not isinstance(said, Capabilities) or not callable(getattr(found, "load", None)):
+        raise ConfigError(
+            f'backend "{name}" is no backend: it needs capabilities = Capabilities(…), load and train',
+            "retrain.types.Backend says what each of them is",
+        )
+    return said
 
 
 CHECKED: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain import report, store, tracking
+from retrain import money, report, store, tracking
 from retrain.campaign.launchers import check_launcher, run_with
 from retrain.campaign.manifest import Manifest, RunEntry
 from retrain.campaign.plan import Plan, keys_as_dict
@@ -372,21 +372,25 @@ def _stopping(stop: threading.Event) -> Iterator[list[str]]:
 
 
 class _Budget:
-    """What a campaign may spend: hours since it was started or resumed, tokens over all of its runs."""
+    """What a campaign may spend: hours since it was started or resumed, tokens and money over all of its runs."""
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
         self.root, self.began, self.looked = root, time.monotonic(), 0.0
         self.hours, self.tokens = manifest.campaign["budget_hours"], manifest.campaign["budget_tokens"]
+        self.money = manifest.campaign.get("budget_money", 0.0)  # older campaigns have none
 
     def spent(self, manifest: Manifest) -> str:
         """Say which budget is spent; empty while none is."""
         now = time.monotonic()
         if self.hours and now - self.began > 3600 * self.hours:
             return f"budget_hours = {self.hours:g} is spent"
-        if self.tokens and now - self.looked > BUDGET_SECONDS:
+        if (self.tokens or self.money) and now - self.looked > BUDGET_SECONDS:
             self.looked = now
-            if tokens_generated(self.root, manifest) >= self.tokens:
+            if self.tokens and tokens_generated(self.root, manifest) >= self.tokens:
                 return f"budget_tokens = {self.tokens} is spent"
+            amounts = money.spent(self.root / run.directory for run in manifest.runs) if self.money else {}
+            if any(amount >= self.money for amount in amounts.values()):
+                return f"budget_money = {self.money:g} is spent: {money.text(amounts)}"
         return ""
 
 

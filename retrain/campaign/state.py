@@ -27,6 +27,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from retrain import money
 from retrain.campaign.manifest import Manifest
 from retrain.errors import ConfigError
 from retrain.runs import SILENT_SECONDS, RunState, state_of
@@ -63,6 +64,10 @@ class Cell:
     def steps_done(self) -> int:
         return self.run.steps_done if self.run else 0
 
+    @property
+    def has_price(self) -> bool:
+        return bool(self.run and self.run.record and self.run.record.currency)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignState:
@@ -83,6 +88,7 @@ class CampaignState:
     host: str = ""
     pid: int = 0
     tracking_uri: str = "none"
+    money: Mapping[str, float] = field(default_factory=dict)  # that its runs have cost, by currency; empty: no price
 
     @property
     def labels(self) -> list[str]:
@@ -147,6 +153,7 @@ def state_of_campaign(directory: Path, now: float | None = None, manifest: Manif
         host=manifest.host,
         pid=manifest.pid,
         tracking_uri=manifest.tracking_uri,
+        money=money.spent(cell.directory for cell in cells if cell.has_price),
     )
 
 

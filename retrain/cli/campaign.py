@@ -7,8 +7,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from retrain.cli import extras
-from retrain.cli.campaign_plan import plan_sentence
+from retrain.cli.campaign_plan import backends, plan_sentence
 from retrain.cli.campaign_view import CampaignWatch, ending
 from retrain.cli.flags import take, take_own
 from retrain.cli.progress import shown
@@ -42,11 +41,13 @@ def main(path: Path, arguments: Sequence[str]) -> int:
     options, rest = _take(arguments)
     plan = planned(path, rest)
     directory = _directory(options, plan)
-    print(plan_sentence(plan), file=sys.stderr)
+    offered, problems = backends(plan)
+    if problems:
+        raise ConfigError(problems)
+    print(plan_sentence(plan, offered), file=sys.stderr)
     if directory is None and not {"--yes", "-y"} & options.keys() and not _agreed(plan):
         print("nothing was started", file=sys.stderr)
         return 0
-    extras.require("local", "training")
     from retrain.campaign import conduct
 
     if directory is not None:

@@ -11,6 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
+from retrain import money
 from retrain.campaign.state import Curves, state_of_campaign
 from retrain.cli import campaign_table
 from retrain.cli.progress import duration, shown
@@ -179,7 +180,8 @@ def ending(directory: Path) -> str:
 
     state = state_of_campaign(directory)
     spent = f" in {duration(state.ended - state.started)}" if state.ended and state.started else ""
-    lines = ["", f"{visible(state.name)}: {campaign_table.counted(state)}{spent}"]
+    paid = f", {money.text(state.money)}" if state.money else ""
+    lines = ["", f"{visible(state.name)}: {campaign_table.counted(state)}{spent}{paid}"]
     if state.counts.get("done"):
         lines.append(f"  {visible(compare.headline(directory))}")
     lines += campaign_table.troubles(state, Style.of(sys.stderr))

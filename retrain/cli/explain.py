@@ -10,8 +10,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.cli.derived import Derived, bytes_text, derive, sentence
-from retrain.cli.extras import missing
+from retrain.cli import extras
+from retrain.cli.derived import Derived, bytes_text, derive, money_text, sentence
 from retrain.cli.flags import take_own
 from retrain.config.cautions import cautions
 from retrain.config.schema import KEYS
@@ -36,15 +36,15 @@ def main(arguments: Sequence[str]) -> int:
     """
     switches, rest = take_own("explain", arguments)
     path, overrides = split_config(rest)
-    problems = [problem for problem in [missing("local", "training")] if problem]
     from retrain.cli import campaign
 
     if campaign.is_one(path, overrides):
-        return of_campaign(campaign.planned(path, overrides), problems, switches)
+        return of_campaign(campaign.planned(path, overrides), switches)
     from retrain.config import compose
 
     composed = compose(path, overrides)
-    derived = placed(composed, derive(composed.config, composed.name, dt.datetime.now().astimezone()))
+    offered, problems = extras.backend_of(composed)
+    derived = placed(composed, derive(composed.config, composed.name, dt.datetime.now().astimezone(), offered))
     if "--json" in switches:
         print(json.dumps(document(composed, derived, problems), indent=2, ensure_ascii=False))
     else:
@@ -52,11 +52,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def of_campaign(plan: Plan, problems: Sequence[Problem], switches: Collection[str]) -> int:
+def of_campaign(plan: Plan, switches: Collection[str]) -> int:
     """Print the explanation of a campaign: the whole, then what all of its runs have in common."""
     from retrain.cli import campaign_plan
 
-    found, common = campaign_plan.facts(plan), plan.composed
+    backends, problems = campaign_plan.backends(plan)
+    found, common = campaign_plan.facts(plan, backends), plan.composed
     if "--json" in switches:
         known = {
             "kind": "campaign",
@@ -72,7 +73,7 @@ def of_campaign(plan: Plan, problems: Sequence[Problem], switches: Collection[st
     parts = campaign_plan.text(plan, found)
     varied = {"training.seed", *(key for row in found.conditions for key in row.differs)}
     parts.append("\n".join([f"{head}:", *key_lines(common, everything=everything, without=varied)]))
-    size = derive(common.config, common.name, dt.datetime.now().astimezone())
+    size = derive(common.config, common.name, dt.datetime.now().astimezone(), extras.backend_of(common)[0])
     parts.append("\n".join([f"Model:      {size_of(size)}", *memory_lines(size.memory)]))
     parts += warnings(looks_twice(plan), problems)
     print("\n\n".join(parts))
@@ -172,6 +173,7 @@ def fact_lines(derived: Derived) -> list[str]:
     return [
         f"Model:      {size_of(derived)}",
         *started,
+        *([f"Cost:       {money_text(derived.money_at_most)}"] if derived.money_at_most else []),
         f"Disk:       rollouts take at most about {bytes_text(derived.rollout_bytes_at_most)}",
         f"Directory:  {derived.run_directory}",
     ]

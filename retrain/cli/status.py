@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from retrain import money
 from retrain.campaign.state import Curves, state_of_campaign
 from retrain.cli import campaign_table, status_view
 from retrain.cli.flags import parse
@@ -115,6 +116,7 @@ def document(state: RunState) -> dict[str, Any]:
     values = asdict(state)
     del values["record"]
     values["directory"] = str(state.directory)
+    values["money"] = money.spent([state.directory]) if state.record and state.record.currency else {}
     return finite_values(values) | {"commands": [command for command, _ in status_view.commands(state)]}
 
 
@@ -145,6 +147,7 @@ def campaign_document(state: CampaignState) -> dict[str, Any]:
         "counts": dict(state.counts),
         "steps_done": state.steps_done,
         "max_steps": state.max_steps,
+        "money": dict(state.money),
         "commands": [command for command, _ in campaign_table.commands(state)],
         "runs": cells,
     }

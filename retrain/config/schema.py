@@ -323,6 +323,9 @@ class Campaign:
     min_effect: float = key(0.0, "the difference that matters, in units of the metric; 0: none was named", low=0.0)
     budget_hours: float = key(0.0, "stop cleanly after so many hours; 0: no limit", low=0.0)
     budget_tokens: int = key(0, "stop cleanly after so many generated tokens; 0: no limit", low=0)
+    budget_money: float = key(
+        0.0, "stop cleanly after runs have cost so much, in the backend's currency; 0: no limit", low=0.0
+    )
     timeout: float = key(0.0, "seconds for one run, then it is ended; 0: no limit", low=0.0)
     max_retries: int = key(1, "how often a run that crashed goes on from its last checkpoint", low=0)
 
