@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retrain import money, run
-from retrain.campaign import conduct, plan
+from retrain.campaign import budget, conduct, plan
 from retrain.campaign.manifest import Manifest
 from retrain.cli.main import main
 from retrain.config import compose
@@ -118,7 +118,7 @@ def test_without_a_price_there_is_no_zero_that_pretends(capsys):
 
 
 def test_a_budget_of_money_stops_a_campaign_and_counts_runs_that_began_anew(monkeypatch):
-    monkeypatch.setattr(conduct, "BUDGET_SECONDS", 0.0)
+    monkeypatch.setattr(budget, "LOOK_SECONDS", 0.0)
     Path("abl.toml").write_text(TOML + CAMPAIGN.replace("[campaign]", f"[campaign]\nbudget_money = {5 * STEP}"))
     with pytest.raises(Incomplete, match=r"budget_money = .* is spent: .* USD"):
         conduct.start(plan.make(Path("abl.toml")), lambda directory, manifest: None)

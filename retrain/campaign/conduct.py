@@ -20,7 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain import money, report, store, tracking
+from retrain import report, store, tracking
+from retrain.campaign.budget import Budget
 from retrain.campaign.launchers import check_launcher, run_with
 from retrain.campaign.manifest import Manifest, RunEntry
 from retrain.campaign.plan import Plan, keys_as_dict
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5  # between two looks at signals and at what is shown
-BUDGET_SECONDS = 10.0  # between two looks at what was spent
 
 
 def start(plan: Plan, show: Callable[[Path, Manifest], None]) -> Path:
@@ -232,7 +232,7 @@ def _conduct(root: Path, manifest: Manifest, show: Callable[[Path, Manifest], No
     manifest.write(root)
     follower.start()
     launcher = _Launcher(manifest, [_order(root, manifest, run) for run in todo], stop)
-    budget = _Budget(root, manifest)
+    budget = Budget(root, manifest)
     with _stopping(stop) as asked:
         launcher.start()
         while launcher.is_alive() or not launcher.changes.empty():
@@ -332,21 +332,18 @@ def _ended(
 
 def _order(root: Path, manifest: Manifest, run: RunEntry) -> Order:
     directory = (root / run.directory).resolve()
+    config = toml_files.read(directory / "config.toml", str(directory)).table
     return Order(
         directory=str(directory),
         places=tuple(manifest.places),
         cwd=manifest.cwd,
         timeout=manifest.campaign["timeout"],
-        stall_timeout=_stall_timeout(directory),
+        stall_timeout=float(config["health"]["stall_timeout"]),
+        devices=config["backend"]["devices"].strip(),
         max_retries=manifest.campaign["max_retries"],
         source=manifest.source,
         environment={},
     )
-
-
-def _stall_timeout(directory: Path) -> float:
-    table = toml_files.read(directory / "config.toml", str(directory)).table
-    return float(table["health"]["stall_timeout"])
 
 
 @contextlib.contextmanager
@@ -369,32 +366,3 @@ def _stopping(stop: threading.Event) -> Iterator[list[str]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Budget:
-    """What a campaign may spend: hours since it was started or resumed, tokens and money over all of its runs."""
-
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root, self.began, self.looked = root, time.monotonic(), 0.0
-        self.hours, self.tokens = manifest.campaign["budget_hours"], manifest.campaign["budget_tokens"]
-        self.money = manifest.campaign.get("budget_money", 0.0)  # older campaigns have none
-
-    def spent(self, manifest: Manifest) -> str:
-        """Say which budget is spent; empty while none is."""
-        now = time.monotonic()
-        if self.hours and now - self.began > 3600 * self.hours:
-            return f"budget_hours = {self.hours:g} is spent"
-        if (self.tokens or self.money) and now - self.looked > BUDGET_SECONDS:
-            self.looked = now
-            if self.tokens and tokens_generated(self.root, manifest) >= self.tokens:
-                return f"budget_tokens = {self.tokens} is spent"
-            amounts = money.spent(self.root / run.directory for run in manifest.runs) if self.money else {}
-            if any(amount >= self.money for amount in amounts.values()):
-                return f"budget_money = {self.money:g} is spent: {money.text(amounts)}"
-        return ""
-
-
-def tokens_generated(root: Path, manifest: Manifest) -> int:
-    """Add up what all runs have generated so far, evaluations apart."""
-    lines = (line for run in manifest.runs for line in store.read_metrics(root / run.directory))
-    return int(sum(line.get("tokens/generated", 0.0) for line in lines))

@@ -51,8 +51,11 @@ def _order(values: dict[str, Any]) -> Order:
 
 
 def _on_gpu_of(slot: int, slots: int, order: Order) -> Order:
-    """Give an order the GPU of its slot, where there is a choice; `Shares` leaves that as it is."""
-    gpus = visible_gpus() if slots > 1 else []
+    """Give an order the GPU of its slot, where there is a choice and its config names no device.
+
+    `Shares` leaves that as it is.
+    """
+    gpus = visible_gpus() if slots > 1 and order.devices == "auto" else []
     chosen = {GPUS: gpus[slot % len(gpus)]} if len(gpus) > 1 else {}
     return replace(order, environment={**chosen, **order.environment})
 

@@ -58,7 +58,14 @@ class Order:
     max_retries: int  # further attempts after a crash, each from the last checkpoint
     environment: Mapping[str, str] = field(default_factory=dict[str, str])  # beside this process's own
     source: str = ""  # the TOML that the run comes from
+    devices: str = "auto"  # backend.devices of its config; another one than auto is the run's own choice
     command: tuple[str, ...] = ()  # instead of the child; the run directory becomes its last argument
+
+
+def named_gpu(devices: str) -> int | None:
+    """Return which of the visible GPUs `backend.devices` names; None: none, or any."""
+    index = devices.strip().lower().removeprefix("gpu:").removeprefix("cuda:")
+    return int(index) if index.isascii() and index.isdigit() else None
 
 
 @dataclass(frozen=True, kw_only=True)

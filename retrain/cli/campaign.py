@@ -38,6 +38,8 @@ def main(path: Path, arguments: Sequence[str]) -> int:
         ConfigError: the input is wrong; nothing was started.
         Incomplete: some runs are not done. Interrupted: it was asked to stop.
     """
+    from retrain.campaign import devices
+
     options, rest = _take(arguments)
     plan = planned(path, rest)
     directory = _directory(options, plan)
@@ -45,6 +47,8 @@ def main(path: Path, arguments: Sequence[str]) -> int:
     if problems:
         raise ConfigError(problems)
     print(plan_sentence(plan, offered), file=sys.stderr)
+    for caution in devices.cautions(plan):
+        print(f"warning: {caution}", file=sys.stderr)
     if directory is None and not {"--yes", "-y"} & options.keys() and not _agreed(plan):
         print("nothing was started", file=sys.stderr)
         return 0

@@ -81,9 +81,12 @@ def of_campaign(plan: Plan, switches: Collection[str]) -> int:
 
 
 def looks_twice(plan: Plan) -> list[str]:
-    """Return the cautions about the runs of a campaign, each once."""
+    """Return the cautions about a campaign and its runs, each once."""
+    from retrain.campaign import devices
+
     firsts = {cell.label: cell.composed.config for cell in reversed(plan.cells)}
-    return list(dict.fromkeys(line for config in firsts.values() for line in cautions(config)))
+    of_runs = (line for config in firsts.values() for line in cautions(config))
+    return list(dict.fromkeys([*devices.cautions(plan), *of_runs]))
 
 
 def split_config(arguments: Sequence[str]) -> tuple[Path, list[str]]:
