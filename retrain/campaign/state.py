@@ -3,7 +3,7 @@
 manifest.json is written by the process that conducts the campaign. Between two changes of it, and after kill -9, the
 runs' own files know more, so each run is asked too:
 
-    planned       nothing of it is there yet
+    planned       nothing of it is there yet, or it is to go on when its turn comes
     running       its process is alive, or its supervisor is starting it
     stalled       as in `retrain.runs`
     done, failed, interrupted
@@ -221,8 +221,8 @@ def _judged(entry: RunEntry, run: RunState | None, exit_record: Mapping[str, Any
     """
     if run is not None and run.state in ("running", "stalled", "done"):
         return run.state, run.cause
-    if alive and entry.state == "running":
-        return "running", ""  # being started, or being started again after a crash
+    if alive and entry.state in ("running", "planned"):
+        return entry.state, ""  # being started, maybe again; or its turn comes, however an earlier attempt ended
     for state, reason in (
         (exit_record.get("state"), exit_record.get("exit_reason")),
         (entry.state, entry.exit_reason),

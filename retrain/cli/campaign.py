@@ -55,28 +55,27 @@ def main(path: Path, arguments: Sequence[str]) -> int:
     from retrain.campaign import conduct
 
     if directory is not None:
-        failed = "--retry-failed" in options
-        return watched(lambda show: conduct.go_on(directory, show, plan=plan, retry_failed=failed))
+        anew = "--retry-failed" in options
+        left = "--extend" in options and not anew
+        return watched(lambda show: conduct.go_on(directory, show, plan=plan, retry_failed=anew, leave_failed=left))
     return watched(lambda show: conduct.start(plan, show))
 
 
-def resume(directory: Path, arguments: Sequence[str]) -> int:
-    """Do what is missing of a campaign.
+def resume(directory: Path, others: Sequence[str], *, retry_failed: bool) -> int:
+    """Do what is missing of a campaign; `others` are arguments that only a run would take.
 
     Raises:
-        ConfigError: an argument that a campaign does not take, or nothing is missing.
+        ConfigError: there is such an argument, or nothing is missing.
         Incomplete, Interrupted: as for `main`.
     """
-    options, rest = _take(arguments)
-    if rest:
+    if others:
         raise ConfigError(
-            f"retrain resume {shown(directory)} takes no {rest[0]}: a campaign goes on with what it was started with",
-            f"to change or add something: retrain CONFIG.toml {' '.join(rest)} --extend {shown(directory)}",
+            f"retrain resume {shown(directory)} takes no {others[0]}: a campaign goes on with what it was started with",
+            f"to change or add something: retrain CONFIG.toml {' '.join(others)} --extend {shown(directory)}",
         )
     from retrain.campaign import conduct
 
-    failed = "--retry-failed" in options
-    return watched(lambda show: conduct.go_on(directory, show, retry_failed=failed))
+    return watched(lambda show: conduct.go_on(directory, show, retry_failed=retry_failed))
 
 
 def planned(path: Path, arguments: Sequence[str]) -> Plan:

@@ -56,7 +56,8 @@ run; `retrain resume RUN` goes on with it.
 
 Many runs: a TOML with [campaign], or --multirun (-m) and overrides that sweep: algorithm=grpo,maxrl training.seed=1,2
            condition=LABEL      only this condition; campaign.max_workers=4 sets a key of [campaign]
-           --extend DIR         add what is new in the TOML to that campaign; --retry-failed: failed runs begin anew
+           --extend DIR         do what is new in the TOML, and what was interrupted, in that campaign
+           --retry-failed       let failed runs of a campaign that goes on begin anew
            --yes                do not ask before many runs start
 Exit code 3: it has ended, and not all of its runs are done. More: retrain man campaigns""",
         module="train",

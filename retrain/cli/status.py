@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import shutil
 import sys
 import time
@@ -169,7 +170,19 @@ def watch(given: Sequence[str], *, everything: bool) -> NoReturn:
     while True:
         for line in news(given, seen):
             print(line, flush=True)
-        time.sleep(WATCH_SECONDS)
+        pause(WATCH_SECONDS)
+
+
+def pause(seconds: float) -> None:
+    """Wait, but not once nobody reads what this prints any more.
+
+    Raises:
+        BrokenPipeError: the reader of the pipe has gone.
+    """
+    reader = select.poll()
+    reader.register(sys.stdout, 0)  # that it is gone is told unasked
+    if reader.poll(1000 * seconds):
+        raise BrokenPipeError
 
 
 def frame(shown: str) -> str:

@@ -168,3 +168,73 @@ def test_an_unknown_launcher_starts_nothing(toys, tmp_path):
     with pytest.raises(ConfigError, match="submitit_slurmm"):
         conduct.start(planned(TOML + CONDITIONS, "campaign.launcher=submitit_slurmm"), nobody)
     assert not (tmp_path / "root").exists()
+
+
+def test_a_resumed_campaign_does_not_tell_the_ends_of_earlier_attempts_again(toys, capsys):
+    heal, _ = toys
+    Path("abl.toml").write_text(TOML + CONDITIONS)
+    assert main(["abl.toml", "condition=raise,exit,none", "campaign.max_workers=1"]) == 3
+    assert "raise_s1 · failed" in capsys.readouterr().err
+    heal()
+    assert main(["resume", "root"]) == 0
+    said = capsys.readouterr().err
+    assert "2 of 3 runs to do" in said
+    assert "failed" not in said
+    assert "raise_s1 · started" in said
+    assert "raise_s1 · done · step 5/5" in said
+
+
+def test_a_run_whose_turn_did_not_come_again_is_as_it_was(toys, monkeypatch):
+    with pytest.raises(Incomplete):
+        conduct.start(planned(TOML + CONDITIONS, "condition=raise,kill", "campaign.max_workers=1"), nobody)
+    seen = []
+
+    def interrupt(directory, manifest):
+        seen.append({run.label: run.state for run in manifest.runs})
+        if "running" in seen[-1].values():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        conduct.go_on(Path("root"), interrupt)
+    assert seen[0] == {"raise": "planned", "kill": "planned"}
+    assert states()["kill"] == "failed"
+    assert "SIGKILL" in {run.label: run for run in Manifest.read(Path("root")).runs}["kill"].exit_reason
+
+
+def test_an_extension_does_what_is_new_or_was_interrupted_and_leaves_what_failed(toys, capsys):
+    heal, _ = toys
+    text = TOML + CONDITIONS
+    with pytest.raises(Incomplete):
+        conduct.start(planned(text, "condition=raise,kill,none"), nobody)
+    heal()
+    manifest = Manifest.read(Path("root"))
+    manifest.with_run("none_s1", state="interrupted").write(Path("root"))
+    record = Path("root/runs/none_s1/run.json")
+    record.write_text(record.read_text().replace('"done"', '"interrupted"'))
+    Path("root/runs/none_s1/exit.json").unlink()
+    Path("abl.toml").write_text(text.replace("seeds = [1]", "seeds = [1, 2]"))
+    assert main(["abl.toml", "--extend", "root", "condition=raise,none"]) == 3
+    found = {run.name: run.state for run in Manifest.read(Path("root")).runs}
+    assert found == {
+        "raise_s1": "failed", "kill_s1": "failed", "none_s1": "done", "raise_s2": "done", "none_s2": "done",
+    }  # fmt: skip
+    assert [line["step"] for line in read_metrics(Path("root/runs/raise_s1"))] == [1, 2]
+    assert "kill_s1: killed by SIGKILL" in capsys.readouterr().err
+    assert main(["abl.toml", "--extend", "root", "condition=raise,none"]) == 2
+    assert "nothing is new or was interrupted in root, and 2 of its 5 runs failed" in capsys.readouterr().err
+    assert main(["abl.toml", "--extend", "root", "condition=raise,none", "--retry-failed"]) == 0
+    assert set(states().values()) == {"done"}
+    assert Path("root/runs/kill_s1.failed-1").is_dir(), "a run that was killed has failed too"
+
+
+def test_a_flag_may_stand_before_the_name_of_what_is_resumed(toys, capsys):
+    heal, _ = toys
+    with pytest.raises(Incomplete):
+        conduct.start(planned(TOML + CONDITIONS, "condition=raise"), nobody)
+    heal()
+    assert main(["resume", "--retry-failed", "root"]) == 0
+    assert Path("root/runs/raise_s1.failed-1").is_dir()
+    assert main(["resume", "--retry-failed", "root/runs/raise_s1"]) == 2
+    assert "--retry-failed is for campaigns, and root/runs/raise_s1 is one run" in capsys.readouterr().err
+    assert main(["resume", "--yes", "root"]) == 2
+    assert "--yes is not a flag of retrain resume" in capsys.readouterr().err

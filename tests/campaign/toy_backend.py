@@ -62,8 +62,8 @@ class Toy:
                 fail(self.options.fault)
             self.finish(job, store, step)
         sleeper.kill()
-        (store.dir / "adapter").mkdir()
-        return RunResult(dir=store.dir, steps=step, artifact=store.dir / "adapter")
+        (store.dir / "adapter").mkdir(exist_ok=True)
+        return RunResult(dir=store.dir, steps=job.config.training.max_steps, artifact=store.dir / "adapter")
 
     def finish(self, job, store, step):
         """Write the line of a step and its checkpoint."""
