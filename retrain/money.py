@@ -7,7 +7,6 @@ and what went into steps that were done again. A run that failed and was begun a
 from __future__ import annotations
 
 import glob
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from retrain.errors import ConfigError
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 def spent(directories: Iterable[Path]) -> dict[str, float]:
     """Return what runs have cost together, by currency; empty where nothing has a price."""
-    found = Counter[str]()
+    found: dict[str, float] = {}
     for directory in directories:
         for run in (directory, *directory.parent.glob(f"{glob.escape(directory.name)}.failed-*")):
             try:
@@ -29,8 +28,9 @@ def spent(directories: Iterable[Path]) -> dict[str, float]:
             except ConfigError:  # it has not begun, or its record is damaged
                 continue
             if record.currency:
-                found[record.currency] += record.money_redone + sum(line.get(MONEY, 0.0) for line in read_metrics(run))
-    return dict(found)
+                amount = record.money_redone + sum(line.get(MONEY, 0.0) for line in read_metrics(run))
+                found[record.currency] = found.get(record.currency, 0.0) + amount
+    return found
 
 
 def text(amounts: Mapping[str, float]) -> str:

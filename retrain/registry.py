@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from retrain.errors import ConfigError, Problem, unknown_name
 
@@ -183,7 +183,7 @@ BUILTIN: dict[str, dict[str, Entry]] = {
 @cache
 def installed() -> EntryPoints:
     """Return the entry points of all installed packages; looking for them reads the metadata of each."""
-    return entry_points()
+    return cast("EntryPoints", entry_points())  # Python 3.11 has another class, which selects in the same way
 
 
 @cache

@@ -120,13 +120,13 @@ def facts(plan: Plan, offered: Mapping[str, Capabilities]) -> Facts:
 
 def money_of(plan: Plan, offered: Mapping[str, Capabilities]) -> dict[str, float]:
     """Return what all runs with a price cost at most; empty where that of one of them has no bound."""
-    found = Counter[str]()
+    found: dict[str, float] = {}
     for cell in plan.cells:
         amounts = money_at_most(cell.composed.config, offered[cell.label])
         if not amounts and offered[cell.label].price(cell.composed.config):
             return {}
-        found.update(amounts)
-    return dict(found)
+        found |= {currency: found.get(currency, 0.0) + amount for currency, amount in amounts.items()}
+    return found
 
 
 def rows(plan: Plan) -> list[Row]:
