@@ -127,7 +127,8 @@ Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those 
 --output DIR   where to write it (default: this folder)
 --with-test    also write test_NAME.py, which passes as it is
 
-Both work unchanged; what to put into the TOML is printed.""",
+Both work unchanged; what to put into the TOML is printed. A backend of your own is chosen in the same way, as
+backend = "module:attribute"; what it has to have is in the manual: retrain man configuration.""",
         module="init_plugin",
         flags={"--kind": "kind", "--name": "text", "--output": "folder", "--with-test": ""},
     ),

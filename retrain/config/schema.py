@@ -215,7 +215,7 @@ class Optimizer:
 class Backend:
     """Who computes gradients, and where."""
 
-    backend: str = key("local", "who owns the training loop", registry="backend", identity=True)
+    backend: str = key("local", "who computes gradients, and owns the loop", registry="backend", identity=True)
     devices: str = key("auto", "auto: the first GPU if there is one; or cpu, gpu:0, cuda:0")
     adapter_path: str = key(
         "", "also write the final adapter here, in one move after success; empty: only into the run"
