@@ -18,12 +18,15 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from retrain.errors import ConfigError, Problem, nearest, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
+    from importlib.metadata import EntryPoints
+
+    from retrain.types import Capabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,7 @@ class Entry:
     requires: frozenset[str] = frozenset()  # what it has to be given: "entropies", "planning_mask", "uncertainty"
     gives: frozenset[str] = frozenset()  # engines: what they know beside log-probabilities
     formula: str = ""  # baselines and transforms: what it computes, in a line of maths, for `explain`
+    capabilities: str = ""  # backends: "package.module:attribute" of their `Capabilities`, import-light too
 
 
 MODES: dict[str, tuple[str, ...]] = {
@@ -146,6 +150,7 @@ BUILTIN: dict[str, dict[str, Entry]] = {
             target="retrain.backends.local:LocalBackend",
             summary="TRL and PEFT on this machine's CPU or GPU",
             options="retrain.backends.options:LocalOptions",
+            capabilities="retrain.backends.options:LOCAL",
         ),
     },
     "engine": {
@@ -176,12 +181,18 @@ BUILTIN: dict[str, dict[str, Entry]] = {
 
 
 @cache
-def names(kind: str) -> dict[str, Entry]:
-    """Return every name of a family: the built-in ones, then those of installed packages."""
+def installed() -> EntryPoints:
+    """Return the entry points of all installed packages; looking for them reads the metadata of each."""
     from importlib.metadata import entry_points  # takes longer than all else that this module imports
 
+    return cast("EntryPoints", entry_points())  # Python 3.11 has another class, which selects in the same way
+
+
+@cache
+def names(kind: str) -> dict[str, Entry]:
+    """Return every name of a family: the built-in ones, then those of installed packages."""
     found = dict(BUILTIN[kind])
-    for point in entry_points(group=f"retrain.{kind}s"):
+    for point in installed().select(group=f"retrain.{kind}s"):
         origin = point.dist.name if point.dist else "an installed package"
         found.setdefault(point.name, Entry(target=point.value, summary=f"from {origin}"))
     return found
@@ -284,6 +295,28 @@ def resolve(kind: str, name: str, *, places: Sequence[Path]) -> Any:
             )
         value = getattr(value, part)
     return value
+
+
+def capabilities(name: str, *, places: Sequence[Path]) -> Capabilities:
+    """Return what a backend says of itself. One of this package is not imported for it; a plugin is.
+
+    Raises:
+        ConfigError: as for `resolve`, or it is no backend.
+    """
+    entry = names("backend").get(name)
+    if entry is not None and entry.capabilities:
+        module, attribute = split(entry.capabilities)
+        return getattr(importlib.import_module(module), attribute)
+    from retrain.types import Capabilities
+
+    found = resolve("backend", name, places=places)
+    said = getattr(found, "capabilities", None)
+    if not isinstance(said, Capabilities) or not callable(getattr(found, "load", None)):
+        raise ConfigError(
+            f'backend "{name}" is no backend: it needs capabilities = Capabilities(…), load and train',
+            "retrain.types.Backend says what each of them is",
+        )
+    return said
 
 
 CHECKED: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}

@@ -20,7 +20,7 @@ import time
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from retrain import __version__, compare, figures, seeds
+from retrain import __version__, compare, figures, money, seeds
 from retrain.errors import RetrainError
 from retrain.store import write_atomically
 from retrain.study import differing
@@ -143,7 +143,9 @@ def cost(found: Study) -> str:
     """Say what the runs have spent so far."""
     tokens = sum(run.total(compare.TOKENS) for run in found.runs)
     hours = sum(run.total(compare.SECONDS) for run in found.runs) / 3600
-    return f"{tokens:,.0f} tokens generated and {hours:.2g} hours of steps, over all runs"
+    amounts = money.spent(run.directory for run in found.runs)
+    paid = f"; {money.text(amounts)}" if amounts else ""
+    return f"{tokens:,.0f} tokens generated and {hours:.2g} hours of steps, over all runs{paid}"
 
 
 def methods(verdicts: Verdicts) -> str:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from retrain import rollouts
 from retrain.errors import ConfigError, Interrupted, RetrainError, RunError
+from retrain.types import MONEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -80,6 +81,8 @@ class RunRecord:
     tracking_uri: str = "none"
     num_trainable: int = 0
     artifact: str = ""
+    currency: str = ""  # of what its steps cost; "": the backend has no price
+    money_redone: float = 0.0  # spent on steps that were cut back when it went on from a checkpoint
     best: dict[str, float] | None = None  # {"step": 40, "score": 0.71}, by held-out score
     problems: list[dict[str, Any]] = field(default_factory=list)  # retrain.health: rule, step, message, hint, …, until
     format: int = FORMAT
@@ -361,7 +364,10 @@ class RunStore:
 
         From the start (step 0) everything goes, the evaluation before the first step too: it is made again.
         """
-        kept = [line for line in read_metrics(self.dir) if line["step"] <= step and step > 0]
+        lines = read_metrics(self.dir)
+        kept = [line for line in lines if line["step"] <= step and step > 0]
+        if redone := sum(line.get(MONEY, 0.0) for line in lines[len(kept) :]):
+            self.update(money_redone=self.record.money_redone + redone)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         write_atomically(self.dir / "metrics.jsonl", text)
         for file in (self.dir / "rollouts").glob("step-*.parquet"):

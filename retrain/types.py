@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from retrain.signals import Signals
 
@@ -163,6 +163,86 @@ class CreditedBatch:
     metrics: Mapping[str, float]
 
 
+# --- what a backend says of itself --------------------------------------------------------------------------------
+
+
+MONEY = "cost/money"
+"""The metric of a step in which a backend with prices says what the step cost."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What a run, or a step of it, has used or will use, in tokens."""
+
+    prompt: float  # of prompts, once for each group
+    sampled: float  # of completions, those of evaluations too
+    trained: float  # of prompts and completions in forward and backward passes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prices:
+    """What a backend takes for a million tokens, in one currency.
+
+    >>> Prices(currency="USD", prompt=0.1, sampled=0.4, trained=1.0).of(Usage(prompt=0, sampled=5e6, trained=1e6))
+    3.0
+    """
+
+    currency: str  # as it is shown behind a number: "USD"
+    prompt: float
+    sampled: float
+    trained: float
+
+    def of(self, usage: Usage) -> float:
+        """Return what a usage costs."""
+        spent = self.prompt * usage.prompt + self.sampled * usage.sampled + self.trained * usage.trained
+        return spent / 1e6
+
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "data": ("datasets",),
+    "tokenizer": ("torch", "transformers", "peft"),
+    "reward": (),
+    "credit": ("torch",),
+}
+"""What a job has beside its backend, and the modules that making it takes. The credit is baseline and transforms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a backend needs, takes and offers: known before it is made.
+
+    parts:           what of a job is made for it, of `PARTS`; data and reward together give a held-out part too
+    modules:         what has to be installed beside what its parts need; extra: of this package, that installs it
+    options:         what `[backend.options]` may hold: a dataclass; None: nothing
+    on_this_machine: the weights are trained in this machine's memory, of which `retrain.estimate` knows
+    prices:          what it takes for tokens, by the config; None, or returning None: it has no price. A backend with
+                     prices says in each line of metrics what was spent since the last one, as `MONEY`
+    """
+
+    parts: frozenset[str] = frozenset(PARTS)
+    modules: tuple[str, ...] = ()
+    extra: str = ""
+    options: Callable[..., Any] | None = None
+    on_this_machine: bool = False
+    prices: Callable[[RunConfig], Prices | None] | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := self.parts - set(PARTS):
+            raise ValueError(f"a job has no {', '.join(sorted(unknown))}; its parts: {', '.join(PARTS)}")
+        if "credit" in self.parts and "tokenizer" not in self.parts:
+            raise ValueError("credit needs a tokenizer: planning phrases are found in text")
+
+    @property
+    def needed(self) -> list[str]:
+        """All modules that have to be installed."""
+        of_parts = [module for part, modules in PARTS.items() if part in self.parts for module in modules]
+        return list(dict.fromkeys([*of_parts, *self.modules]))
+
+    def price(self, config: RunConfig) -> Prices | None:
+        """Return what tokens cost with this config; None: the backend has no price."""
+        return self.prices(config) if self.prices else None
+
+
 # --- protocols: one per family of choices -------------------------------------------------------------------------
 
 
@@ -303,10 +383,23 @@ class Books(Protocol):
 
 
 class Backend(Protocol):
-    """Computes gradients and owns the loop."""
+    """Computes gradients and owns the loop.
 
+    A class of your own is chosen as ``backend = "pkg.mod:attr"``, or by an entry point of ``retrain.backends``.
+    """
+
+    capabilities: ClassVar[Capabilities]  # of the class: read before anything is loaded
     num_trainable: int  # weights that receive a gradient
     max_positions: int | None  # tokens of prompt and completion together that the model was made for
+
+    @classmethod
+    def load(cls, config: RunConfig, tokenizer: Any) -> Backend:
+        """Make the backend that a config describes.
+
+        Raises:
+            ConfigError: it cannot be had here.
+        """
+        ...
 
     def train(self, job: Job, store: Store, *, resume_from: Path | None) -> RunResult:
         """Run the loop to the end, from the start or from a checkpoint, and write the final adapter."""
@@ -343,6 +436,7 @@ class Job:
     backend: Backend
     sampling: Sampling
     emit: Emit
+    prices: Prices | None = None  # of the backend, for `MONEY`
     held_out: HeldOut | None = None
     signals: Signals = field(default_factory=Signals)  # requests to stop or to save
     beat: Callable[[], None] = no_beat  # called from loops that may last: a sign of life

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 
 from retrain import checkpoint, estimate, registry
-from retrain.backends.options import LocalOptions
+from retrain.backends.options import LOCAL, LocalOptions
 from retrain.batches import Batches
 from retrain.bookkeeping import Bookkeeper
 from retrain.engines.shadow import memory_bytes
@@ -38,6 +38,8 @@ MEASURED_PROMPTS = 64  # the longest by characters are measured in tokens
 
 class LocalBackend:
     """The policy on one device, and the loop around it."""
+
+    capabilities = LOCAL
 
     def __init__(
         self, policy: PreTrainedModel | PeftModel, tokenizer: ChatTokenizer, engine: Engine, device: torch.device

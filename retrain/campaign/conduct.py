@@ -10,8 +10,6 @@ Every run is a process of its own with a supervisor. What is here runs in the pr
 from __future__ import annotations
 
 import contextlib
-import logging
-import queue
 import shutil
 import signal
 import threading
@@ -21,21 +19,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrain import report, store, tracking
-from retrain.campaign.launchers import check_launcher, run_with
+from retrain.campaign.budget import Budget
+from retrain.campaign.launchers import check_launcher
+from retrain.campaign.launching import Launcher
 from retrain.campaign.manifest import Manifest, RunEntry
 from retrain.campaign.plan import Plan, keys_as_dict
-from retrain.campaign.supervisor import Exit, Order
+from retrain.campaign.supervisor import Exit
 from retrain.config import compose
 from retrain.config import toml as toml_files
 from retrain.errors import ConfigError, Incomplete, Interrupted, Problem
 
 if TYPE_CHECKING:
+    import queue
     from collections.abc import Callable, Iterator, Sequence
 
-log = logging.getLogger(__name__)
-
 LOOK_SECONDS = 0.5  # between two looks at signals and at what is shown
-BUDGET_SECONDS = 10.0  # between two looks at what was spent
 
 
 def start(plan: Plan, show: Callable[[Path, Manifest], None]) -> Path:
@@ -76,12 +74,18 @@ def start(plan: Plan, show: Callable[[Path, Manifest], None]) -> Path:
 
 
 def go_on(
-    root: Path, show: Callable[[Path, Manifest], None], *, plan: Plan | None = None, retry_failed: bool = False
+    root: Path,
+    show: Callable[[Path, Manifest], None],
+    *,
+    plan: Plan | None = None,
+    retry_failed: bool = False,
+    leave_failed: bool = False,
 ) -> Path:
     """Do what is missing of a campaign: half-done runs from their checkpoints, what is done not at all.
 
     plan:         also its runs that are new; those that are there may not differ in what a step depends on
     retry_failed: failed runs begin anew instead of going on from their last checkpoint
+    leave_failed: failed runs stay as they are
 
     Raises:
         ConfigError: nothing is missing, it is being conducted, or the plan changes a run that is there.
@@ -93,18 +97,28 @@ def go_on(
         if plan is not None:
             manifest = _extended(root, manifest, plan.placed(root))
         manifest = _as_found(root, manifest)
-        missing = [run for run in manifest.runs if run.state != "done"]
-        if not missing:
-            raise ConfigError(
-                f"{root} is finished: all of its {len(manifest.runs)} runs are done",
-                f"to add seeds or conditions: retrain {manifest.source or 'CONFIG.toml'} --extend {root}",
-            )
-        for run in missing:
+        left = ("done", "failed") if leave_failed else ("done",)
+        todo = [run for run in manifest.runs if run.state not in left]
+        if not todo:
+            raise ConfigError(_nothing_to_do(root, manifest))
+        for run in todo:
             if retry_failed and run.state == "failed":
                 _begin_anew(root / run.directory)
+            manifest = manifest.with_run(run.name, state="planned", exit_reason="")
         return _conduct(root, manifest.taken_over(), show)
     finally:
         lock.release()
+
+
+def _nothing_to_do(root: Path, manifest: Manifest) -> Problem:
+    failed = sum(run.state == "failed" for run in manifest.runs)
+    if failed:
+        message = f"nothing is new or was interrupted in {root}, and {failed} of its {len(manifest.runs)} runs failed"
+        return Problem(message=message, hint="--retry-failed lets failed runs begin anew")
+    return Problem(
+        message=f"{root} is finished: all of its {len(manifest.runs)} runs are done",
+        hint=f"to add seeds or conditions: retrain {manifest.source or 'CONFIG.toml'} --extend {root}",
+    )
 
 
 def _check(plan: Plan) -> None:
@@ -204,13 +218,25 @@ def _difference(root: Path, cell: Any) -> Problem:
 
 
 def _as_found(root: Path, manifest: Manifest) -> Manifest:
-    """Return the manifest with what the runs themselves say: the process that wrote it may have been killed."""
+    """Return the manifest with what the runs and their supervisors say: who wrote it may have been killed."""
     for run in manifest.runs:
-        with contextlib.suppress(ConfigError):
-            record = store.RunRecord.read(root / run.directory)
-            state = "interrupted" if record.state == "running" else record.state
-            manifest = manifest.with_run(run.name, state=state, exit_reason=record.exit_reason)
+        state, reason = _how_it_ended(root / run.directory, run)
+        manifest = manifest.with_run(run.name, state=state, exit_reason=reason)
     return manifest
+
+
+def _how_it_ended(directory: Path, run: RunEntry) -> tuple[str, str]:
+    """Return a run's state and the reason of its end. A supervisor has seen more than a run that was killed."""
+    record, found = None, Exit.read(directory)
+    with contextlib.suppress(ConfigError):
+        record = store.RunRecord.read(directory)
+    if record is not None and record.state == "done":
+        return "done", ""
+    if found is not None and found.state != "done":  # one that was done and is now longer is told by its record
+        return found.state, found.exit_reason
+    if record is None:
+        return ("interrupted" if run.state == "running" else run.state), run.exit_reason
+    return ("interrupted" if record.state == "running" else record.state), record.exit_reason
 
 
 def _begin_anew(directory: Path) -> None:
@@ -227,12 +253,13 @@ def _begin_anew(directory: Path) -> None:
 
 
 def _conduct(root: Path, manifest: Manifest, show: Callable[[Path, Manifest], None]) -> Path:
-    todo = [run for run in manifest.runs if run.state != "done"]
+    todo = [run for run in manifest.runs if run.state == "planned"]
     stop, follower = threading.Event(), tracking.Follower(root)
     manifest.write(root)
+    show(root, manifest)  # as it is now: what ends from here on is news
     follower.start()
-    launcher = _Launcher(manifest, [_order(root, manifest, run) for run in todo], stop)
-    budget = _Budget(root, manifest)
+    launcher = Launcher(root, manifest, todo, stop)
+    budget = Budget(root, manifest)
     with _stopping(stop) as asked:
         launcher.start()
         while launcher.is_alive() or not launcher.changes.empty():
@@ -247,33 +274,6 @@ def _conduct(root: Path, manifest: Manifest, show: Callable[[Path, Manifest], No
     if launcher.defect is not None:
         raise launcher.defect
     return _ended(root, manifest, asked, show, follower)
-
-
-class _Launcher(threading.Thread):
-    """Runs the orders, while the main thread looks after signals, budgets and the manifest.
-
-    changes: (index of an order, how it ended; None: it has started), as they come
-    defect:  what ended the launcher itself
-    """
-
-    def __init__(self, manifest: Manifest, orders: Sequence[Order], stop: threading.Event) -> None:
-        super().__init__(name="launcher")
-        self._campaign, self._orders, self._stop_event = manifest.campaign, orders, stop
-        self.changes: queue.Queue[tuple[int, Exit | None]] = queue.Queue()
-        self.defect: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            run_with(
-                self._campaign["launcher"],
-                self._campaign["launcher_options"],
-                self._orders,
-                max_workers=self._campaign["max_workers"],
-                on_change=lambda index, found: self.changes.put((index, found)),
-                stop=self._stop_event,
-            )
-        except BaseException as error:  # noqa: BLE001  raised again by the thread that waits for this one
-            self.defect = error
 
 
 def _taken(
@@ -310,6 +310,7 @@ def _ended(
     show: Callable[[Path, Manifest], None],
     follower: tracking.Follower,
 ) -> Path:
+    manifest = _as_found(root, manifest)  # whose turn never came is as it was before
     failed = [run for run in manifest.runs if run.state == "failed"]
     missing = [run for run in manifest.runs if run.state != "done"]
     state = "done" if not missing else "interrupted" if asked else "failed"
@@ -328,25 +329,6 @@ def _ended(
             "\n".join([*reasons[:8], f"retrain resume {root}"]),
         )
     return root
-
-
-def _order(root: Path, manifest: Manifest, run: RunEntry) -> Order:
-    directory = (root / run.directory).resolve()
-    return Order(
-        directory=str(directory),
-        places=tuple(manifest.places),
-        cwd=manifest.cwd,
-        timeout=manifest.campaign["timeout"],
-        stall_timeout=_stall_timeout(directory),
-        max_retries=manifest.campaign["max_retries"],
-        source=manifest.source,
-        environment={},
-    )
-
-
-def _stall_timeout(directory: Path) -> float:
-    table = toml_files.read(directory / "config.toml", str(directory)).table
-    return float(table["health"]["stall_timeout"])
 
 
 @contextlib.contextmanager
@@ -369,28 +351,3 @@ def _stopping(stop: threading.Event) -> Iterator[list[str]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Budget:
-    """What a campaign may spend: hours since it was started or resumed, tokens over all of its runs."""
-
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root, self.began, self.looked = root, time.monotonic(), 0.0
-        self.hours, self.tokens = manifest.campaign["budget_hours"], manifest.campaign["budget_tokens"]
-
-    def spent(self, manifest: Manifest) -> str:
-        """Say which budget is spent; empty while none is."""
-        now = time.monotonic()
-        if self.hours and now - self.began > 3600 * self.hours:
-            return f"budget_hours = {self.hours:g} is spent"
-        if self.tokens and now - self.looked > BUDGET_SECONDS:
-            self.looked = now
-            if tokens_generated(self.root, manifest) >= self.tokens:
-                return f"budget_tokens = {self.tokens} is spent"
-        return ""
-
-
-def tokens_generated(root: Path, manifest: Manifest) -> int:
-    """Add up what all runs have generated so far, evaluations apart."""
-    lines = (line for run in manifest.runs for line in store.read_metrics(root / run.directory))
-    return int(sum(line.get("tokens/generated", 0.0) for line in lines))

@@ -39,40 +39,43 @@ def main(path: Path, arguments: Sequence[str]) -> int:
     """
     options, rest = _take(arguments)
     plan = planned(path, rest)
-    from retrain.cli import extras
-    from retrain.cli.campaign_plan import plan_sentence
+    from retrain.campaign import devices
+    from retrain.cli.campaign_plan import backends, plan_sentence
 
     directory = _directory(options, plan)
-    output.say(plan_sentence(plan))
+    offered, problems = backends(plan)
+    if problems:
+        raise ConfigError(problems)
+    output.say(plan_sentence(plan, offered))
+    for caution in devices.cautions(plan):
+        output.say(f"warning: {caution}")
     if directory is None and not {"--yes", "-y"} & options.keys() and not _agreed(plan):
         output.say("nothing was started")
         return 0
-    extras.require("local", "training")
     from retrain.campaign import conduct
 
     if directory is not None:
-        failed = "--retry-failed" in options
-        return watched(lambda show: conduct.go_on(directory, show, plan=plan, retry_failed=failed))
+        anew = "--retry-failed" in options
+        left = "--extend" in options and not anew
+        return watched(lambda show: conduct.go_on(directory, show, plan=plan, retry_failed=anew, leave_failed=left))
     return watched(lambda show: conduct.start(plan, show))
 
 
-def resume(directory: Path, arguments: Sequence[str]) -> int:
-    """Do what is missing of a campaign.
+def resume(directory: Path, others: Sequence[str], *, retry_failed: bool) -> int:
+    """Do what is missing of a campaign; `others` are arguments that only a run would take.
 
     Raises:
-        ConfigError: an argument that a campaign does not take, or nothing is missing.
+        ConfigError: there is such an argument, or nothing is missing.
         Incomplete, Interrupted: as for `main`.
     """
-    options, rest = _take(arguments)
-    if rest:
+    if others:
         raise ConfigError(
-            f"a campaign goes on with what it was started with, and takes no {rest[0].partition('=')[0]}",
+            f"a campaign goes on with what it was started with, and takes no {others[0].partition('=')[0]}",
             f"to change or add something: retrain CONFIG.toml … --extend {shown(directory)}",
         )
     from retrain.campaign import conduct
 
-    failed = "--retry-failed" in options
-    return watched(lambda show: conduct.go_on(directory, show, retry_failed=failed))
+    return watched(lambda show: conduct.go_on(directory, show, retry_failed=retry_failed))
 
 
 def planned(path: Path, arguments: Sequence[str]) -> Plan:

@@ -10,15 +10,17 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from retrain import estimate, history
-from retrain.cli import formulas, output
-from retrain.cli.derived import bytes_text, disk, memory_of_this_machine, volume
+from retrain.cli import extras, formulas, output
+from retrain.cli.derived import bytes_text, disk, memory_of_this_machine, money_at_most, money_text, volume
 from retrain.cli.progress import duration
 from retrain.config.schema import KEYS
+from retrain.errors import Problem
 from retrain.power import ALPHA, FEWEST_SEEDS, POWER, detectable_difference
 from retrain.shapes import measure
+from retrain.types import Capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from retrain.campaign.plan import Cell, Plan
@@ -69,11 +71,30 @@ class Facts:
     min_effect: float
     budget_hours: float
     budget_tokens: int
+    money_at_most: dict[str, float]  # of all runs that have a price, by currency; empty: none has, or no bound
+    budget_money: float
     directory: Path
 
 
-def facts(plan: Plan) -> Facts:
-    """Work out what a plan comes to."""
+def backends(plan: Plan) -> tuple[dict[str, Capabilities], list[Problem]]:
+    """Return what the backend of each condition says of itself, and what keeps the campaign from being run here."""
+    firsts = {cell.label: cell.composed for cell in reversed(plan.cells)}
+    offered, problems = dict[str, Capabilities](), list[Problem]()
+    for label, composed in firsts.items():
+        offered[label], found = extras.backend_of(composed)
+        problems += found
+    for_report = extras.missing("tracking", "the report of a campaign")
+    problems += [for_report] if for_report else []
+    currencies = {p.currency for label, c in firsts.items() if (p := offered[label].price(c.config))}
+    if plan.campaign.budget_money and len(currencies) != 1:
+        what = f"its runs cost {' and '.join(sorted(currencies))}" if currencies else "its runs have no price"
+        message = f"campaign.budget_money = {plan.campaign.budget_money:g}, and {what}"
+        problems.append(Problem(message=message, hint="leave it out", key="campaign.budget_money"))
+    return offered, list(dict.fromkeys(problems))
+
+
+def facts(plan: Plan, offered: Mapping[str, Capabilities]) -> Facts:
+    """Work out what a plan comes to. `offered` is what each condition's backend says of itself."""
     sizes = [volume(cell.composed.config) for cell in plan.cells]
     seconds, known = estimated_seconds(plan)
     campaign = plan.campaign
@@ -94,6 +115,8 @@ def facts(plan: Plan) -> Facts:
         min_effect=campaign.min_effect,
         budget_hours=campaign.budget_hours,
         budget_tokens=campaign.budget_tokens,
+        money_at_most=money_of(plan, offered),
+        budget_money=campaign.budget_money,
         directory=plan.root,
     )
 
@@ -107,6 +130,17 @@ def disk_of_all(plan: Plan) -> int | None:
         taken[label] = disk(config, measure(config), memory).total
     each = [taken[cell.label] for cell in plan.cells]
     return None if None in each else sum(filter(None, each))
+
+
+def money_of(plan: Plan, offered: Mapping[str, Capabilities]) -> dict[str, float]:
+    """Return what all runs with a price cost at most; empty where that of one of them has no bound."""
+    found: dict[str, float] = {}
+    for cell in plan.cells:
+        amounts = money_at_most(cell.composed.config, offered[cell.label])
+        if not amounts and offered[cell.label].price(cell.composed.config):
+            return {}
+        found |= {currency: found.get(currency, 0.0) + amount for currency, amount in amounts.items()}
+    return found
 
 
 def rows(plan: Plan) -> list[Row]:
@@ -165,9 +199,10 @@ def estimated_seconds(plan: Plan) -> tuple[float | None, int]:
 # --- as text --------------------------------------------------------------------------------------------------------
 
 
-def plan_sentence(plan: Plan) -> str:
-    """Say in words what a campaign does."""
-    return sentence(plan, facts(plan))
+def plan_sentence(plan: Plan, offered: Mapping[str, Capabilities]) -> str:
+    """Say in words what a campaign does, and what it costs where that is known."""
+    found = facts(plan, offered)
+    return sentence(plan, found) + (f" It costs {money_text(found.money_at_most)}." if found.money_at_most else "")
 
 
 def sentence(plan: Plan, found: Facts) -> str:
@@ -246,6 +281,7 @@ def fact_lines(plan: Plan, found: Facts) -> list[str]:
     campaign = plan.campaign
     limits = [f"{found.budget_hours:g} h"] * bool(found.budget_hours)
     limits += [f"{found.budget_tokens:,} tokens"] * bool(found.budget_tokens)
+    limits += [f"{found.budget_money:g} {' or '.join(found.money_at_most)}".strip()] * bool(found.budget_money)
     limits += [f"{campaign.timeout:g} s for each run"] * bool(campaign.timeout)
     effect = f"; a difference of {found.min_effect:g} matters" if found.min_effect else ""
     return [
@@ -253,6 +289,7 @@ def fact_lines(plan: Plan, found: Facts) -> list[str]:
         f"Compares:   {found.metric} at the last step, each condition with {baseline(plan)}{effect}",
         f"Detects:    {detects(found)}",
         f"Time:       {time_text(found)}",
+        *([f"Cost:       {money_text(found.money_at_most)}"] if found.money_at_most else []),
         *([f"Limits:     {', '.join(limits)}"] if limits else []),
         f"Directory:  {found.directory}",
     ]

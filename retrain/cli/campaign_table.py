@@ -7,6 +7,7 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from retrain import money
 from retrain.campaign.state import TROUBLED, UNFINISHED, Curves
 from retrain.cli import status_view
 from retrain.cli.progress import duration, shown
@@ -115,6 +116,7 @@ def heading(state: CampaignState, style: Style, now: float) -> list[str]:
         "state": style.paint(state.state, COLOURS.get(state.state)) + where,
         "runs": counted(state) + side_by_side if state.cells else "",
         "steps": ", ".join(filter(None, [steps, spent(state)])),
+        "cost": money.text(state.money),
         "directory": shown(state.directory),
     }
     lines = [visible(state.name)]

@@ -11,7 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from retrain.campaign.state import Curves, state_of_campaign
+from retrain import money
+from retrain.campaign.state import UNFINISHED, Curves, state_of_campaign
 from retrain.cli import campaign_table, output
 from retrain.cli.progress import duration, shown
 from retrain.cli.status_view import Style, visible
@@ -48,9 +49,9 @@ class Lines:
 
     def show(self, state: CampaignState) -> None:
         if self.seen is None:
-            self.seen = {cell.name: cell.state for cell in state.cells if cell.state in ("planned", "done")}
+            self.seen = {cell.name: cell.state for cell in state.cells if cell.state != "running"}
             at_once = f", {state.max_workers} at once" if state.max_workers > 1 else ""
-            missing = sum(cell.state != "done" for cell in state.cells)
+            missing = sum(cell.state in UNFINISHED for cell in state.cells)
             self._say(f"campaign {shown(state.directory)}: {missing} of {len(state.cells)} runs to do{at_once}")
             self.part = self._part(state)
         for cell in state.cells:
@@ -181,7 +182,8 @@ def ending(directory: Path) -> str:
 
     state = state_of_campaign(directory)
     spent = f" in {duration(state.ended - state.started)}" if state.ended and state.started else ""
-    lines = ["", f"{visible(state.name)}: {campaign_table.counted(state)}{spent}"]
+    paid = f", {money.text(state.money)}" if state.money else ""
+    lines = ["", f"{visible(state.name)}: {campaign_table.counted(state)}{spent}{paid}"]
     if state.counts.get("done"):
         lines.append(f"  {visible(compare.headline(directory))}")
     lines += campaign_table.troubles(state, Style.of(sys.stderr))

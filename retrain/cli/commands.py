@@ -58,7 +58,8 @@ run; `retrain resume RUN` goes on with it.
 
 Many runs: a TOML with [campaign], or --multirun (-m) and overrides that sweep: algorithm=grpo,maxrl training.seed=1,2
            condition=LABEL      only this condition; campaign.max_workers=4 sets a key of [campaign]
-           --extend DIR         add what is new in the TOML to that campaign; --retry-failed: failed runs begin anew
+           --extend DIR         do what is new in the TOML, and what was interrupted, in that campaign
+           --retry-failed       let failed runs of a campaign that goes on begin anew
            --yes                do not ask before many runs start
 Exit code 3: it has ended, and not all of its runs are done. More: retrain man campaigns""",
         module="train",
@@ -139,7 +140,8 @@ Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those 
 --output DIR   where to write it (default: this folder)
 --with-test    also write test_NAME.py, which passes as it is
 
-Both work unchanged; what to put into the TOML is printed.""",
+Both work unchanged; what to put into the TOML is printed. A backend of your own is chosen in the same way, as
+backend = "module:attribute"; what it has to have is in the manual: retrain man configuration.""",
         module="init_plugin",
         flags={"--kind": "kind", "--name": "text", "--output": "folder", "--with-test": ""},
     ),
@@ -175,13 +177,13 @@ machine the process cannot be looked for: there a run is also stalled when it ha
 A run in --json: directory, name, state, cause (likely cause of trouble; "": none), phase, phase_seconds, steps_done,
 max_steps, reward, correct_rate (both of the last step), eval_score, eval_step (the last held-out score), best_score,
 best_step, seconds_per_step, eta_seconds, started, ended (unix seconds), exit_reason, problems (health rules that are
-broken now: rule, step, message, hint, evidence, until), stacks (a file in directory), commands (what to type next).
-What is not known is null or "".
+broken now: rule, step, message, hint, evidence, until), stacks (a file in directory), money (spent so far, by currency;
+empty where the backend has no price), commands (what to type next). What is not known is null or "".
 
 A campaign in --json: directory, name, kind ("campaign" or "multirun"), state, cause, metric, baseline, max_workers,
 eta_seconds (of the whole), started, ended, conditions (labels, in order), seeds, counts (runs by state), steps_done,
-max_steps (of all runs together), commands, and runs: the keys of a run, and label (its condition), seed, attempts and
-metric_value (the last value of the campaign's metric). A run of a campaign may also be planned.
+max_steps, money (of all runs together), commands, and runs: the keys of a run, and label (its condition), seed,
+attempts and metric_value (the last value of the campaign's metric). A run of a campaign may also be planned.
 
 {RUN_REFERENCES}
 CAMPAIGN likewise: abl is the latest campaign of abl.toml, and its runs are in its folder runs/.""",

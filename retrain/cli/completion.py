@@ -40,7 +40,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     print(resources.files("retrain.cli").joinpath("completion_scripts", f"retrain.{shell}").read_text("utf-8"), end="")
     if sys.stdout.isatty():
-        print(f"\nto use it:\n  {SHELLS[shell]}\nmore: retrain completion --help", file=sys.stderr)
+        from retrain.cli import output
+
+        output.say(f"\nto use it:\n  {SHELLS[shell]}\nmore: retrain completion --help")
     return 0
 
 

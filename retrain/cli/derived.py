@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from retrain import estimate, store
+from retrain import estimate, money, store
 from retrain.cli import formulas
 from retrain.config import adapter
+from retrain.estimate import ASSUMED_PROMPT
 from retrain.shapes import ModelSize, measure
+from retrain.types import Usage
 
 if TYPE_CHECKING:
     import datetime as dt
+    from collections.abc import Mapping
     from pathlib import Path
 
     from retrain.config.schema import RunConfig
     from retrain.estimate import Memory
+    from retrain.types import Capabilities
 
 TOKEN_BYTES = 16  # id, log-probability, entropy, advantage: four bytes each, of which compression takes little
 TEXT_BYTES = 4  # a token's text, about
@@ -88,14 +92,21 @@ class Derived:
     model: ModelSize
     adapter: AdapterFacts | None
     memory: Memory
+    money_at_most: dict[str, float]  # by currency; empty: the backend has no price, or its usage has no bound
     run_directory: Path
 
 
-def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
-    """Work out what a run of this config would do, with the functions that the run itself uses where there are any."""
+def derive(config: RunConfig, name: str, now: dt.datetime, offered: Capabilities) -> Derived:
+    """Work out what a run of this config would do, with the functions that the run itself uses where there are any.
+
+    offered: what its backend says of itself
+    """
     size, model = volume(config), measure(config)
     memory = estimate.memory(config, device_bytes=memory_of_this_machine(config))
     taken = disk(config, model, memory)
+    if not offered.on_this_machine:
+        note = f'unknown: backend "{config.backend.backend}" does not say what it takes of this machine'
+        memory = replace(memory, phases=(), peak="", peak_bytes=None, note=note)
     skips, why = skipping(config)
     return Derived(
         completions_per_step=size.completions_per_step,
@@ -116,6 +127,7 @@ def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
         model=model,
         adapter=starting_adapter(config),
         memory=memory,
+        money_at_most=money_at_most(config, offered),
         run_directory=store.planned_directory(config, name, now),
     )
 
@@ -175,6 +187,34 @@ def evaluation_tokens(config: RunConfig) -> int | None:
     if not wanted.examples:
         return 0 if not wanted.every else None
     return evaluations(config) * wanted.examples * wanted.samples * (wanted.max_tokens or config.training.max_tokens)
+
+
+def usage_at_most(config: RunConfig) -> Usage | None:
+    """Return the most tokens that a run uses with prompts of `ASSUMED_PROMPT` tokens, the final test apart.
+
+    None: `eval.examples` sets no bound.
+    """
+    evaluated = evaluation_tokens(config)
+    if evaluated is None:
+        return None
+    training, size = config.training, volume(config)
+    prompts = size.generated_batches * training.batch_size + evaluations(config) * config.eval.examples
+    rows = training.max_steps * size.completions_per_step
+    return Usage(
+        prompt=prompts * ASSUMED_PROMPT,
+        sampled=size.generated_tokens_at_most + evaluated,
+        trained=rows * (ASSUMED_PROMPT + training.max_tokens),
+    )
+
+
+def money_at_most(config: RunConfig, offered: Capabilities) -> dict[str, float]:
+    """Return what a run costs at most, by currency; empty where that is not known, or it has no price."""
+    prices, usage = offered.price(config), usage_at_most(config)
+    return {} if prices is None or usage is None else {prices.currency: prices.of(usage)}
+
+
+def money_text(amounts: Mapping[str, float]) -> str:
+    return f"at most {money.text(amounts)}, if prompts have no more than {ASSUMED_PROMPT} tokens"
 
 
 def starting_adapter(config: RunConfig) -> AdapterFacts | None:

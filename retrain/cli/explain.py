@@ -10,9 +10,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.cli import output
-from retrain.cli.derived import Derived, bytes_text, derive, disk_text, sentence
-from retrain.cli.extras import missing
+from retrain.cli import extras, output
+from retrain.cli.derived import Derived, bytes_text, derive, disk_text, money_text, sentence
 from retrain.cli.flags import take_own
 from retrain.config.cautions import cautions
 from retrain.config.schema import KEYS
@@ -45,19 +44,20 @@ def main(arguments: Sequence[str]) -> int:
         from retrain.cli import explain_diff
 
         return explain_diff.show(path, overrides, config_of(switches["--diff"]), as_json="--json" in switches)
-    problems = [problem for problem in [missing("local", "training")] if problem]
     from retrain.cli import campaign
 
     if campaign.is_one(path, overrides):
         with output.timed("composing every run"):
             plan = campaign.planned(path, overrides)
-        return of_campaign(plan, problems, switches)
+        return of_campaign(plan, switches)
     from retrain.config import compose
 
     with output.timed("composing"):
         composed = compose(path, overrides)
+    offered, problems = extras.backend_of(composed)
     with output.timed("measuring the model and estimating its memory"):
-        derived = placed(composed, derive(composed.config, composed.name, dt.datetime.now().astimezone()))
+        now = dt.datetime.now().astimezone()
+        derived = placed(composed, derive(composed.config, composed.name, now, offered))
     if "--json" in switches:
         output.document(document(composed, derived, problems))
     else:
@@ -65,11 +65,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def of_campaign(plan: Plan, problems: Sequence[Problem], switches: Collection[str]) -> int:
+def of_campaign(plan: Plan, switches: Collection[str]) -> int:
     """Print the explanation of a campaign: the whole, then what all of its runs have in common."""
     from retrain.cli import campaign_plan
 
-    found, common = campaign_plan.facts(plan), plan.composed
+    backends, problems = campaign_plan.backends(plan)
+    found, common = campaign_plan.facts(plan, backends), plan.composed
     if "--json" in switches:
         known = {
             "kind": "campaign",
@@ -86,7 +87,7 @@ def of_campaign(plan: Plan, problems: Sequence[Problem], switches: Collection[st
     varied = {"training.seed", *(key for row in found.conditions for key in row.differs)}
     parts.append("\n".join([f"{head}:", *key_lines(common, everything=everything, without=varied)]))
     parts += pipelines(found.conditions)
-    size = derive(common.config, common.name, dt.datetime.now().astimezone())
+    size = derive(common.config, common.name, dt.datetime.now().astimezone(), extras.backend_of(common)[0])
     parts.append("\n".join([*folded(f"Model:      {size_of(size)}"), *memory_lines(size.memory)]))
     parts += warnings(looks_twice(plan), problems)
     print("\n\n".join(parts))
@@ -104,9 +105,12 @@ def pipelines(conditions: Sequence[Row]) -> list[str]:
 
 
 def looks_twice(plan: Plan) -> list[str]:
-    """Return the cautions about the runs of a campaign, each once."""
+    """Return the cautions about a campaign and its runs, each once."""
+    from retrain.campaign import devices
+
     firsts = {cell.label: cell.composed.config for cell in reversed(plan.cells)}
-    return list(dict.fromkeys(line for config in firsts.values() for line in cautions(config)))
+    of_runs = (line for config in firsts.values() for line in cautions(config))
+    return list(dict.fromkeys([*devices.cautions(plan), *of_runs]))
 
 
 def split_config(arguments: Sequence[str]) -> tuple[Path, list[str]]:
@@ -234,6 +238,7 @@ def fact_lines(derived: Derived) -> list[str]:
     return [
         f"Model:      {size_of(derived)}",
         *started,
+        *([f"Cost:       {money_text(derived.money_at_most)}"] if derived.money_at_most else []),
         f"Disk:       {disk_text(derived)}",
         f"Directory:  {derived.run_directory}",
     ]

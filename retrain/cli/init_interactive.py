@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from retrain import history
-from retrain.cli import ask, output
+from retrain.cli import ask, extras, output
 from retrain.cli.derived import derive, disk_text, sentence
 from retrain.cli.explain import memory_lines, size_of
 from retrain.cli.init import next_lines, refuse_existing, write
@@ -185,7 +185,7 @@ def why(dotted: str, settings: Mapping[str, Any]) -> str:
 
 def show(text: str, composed: Composed) -> None:
     """Show the config, and what it would cost."""
-    derived = derive(composed.config, composed.name, dt.datetime.now().astimezone())
+    derived = derive(composed.config, composed.name, dt.datetime.now().astimezone(), extras.backend_of(composed)[0])
     (pace,) = history.paces([composed.config])
     took = f"about {duration(pace.seconds(composed.config.training.max_steps))}, as earlier runs here" if pace else ""
     facts = [

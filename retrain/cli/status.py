@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import shutil
 import sys
 import time
@@ -9,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from retrain import money
 from retrain.campaign.state import Curves, state_of_campaign
 from retrain.cli import campaign_table, output, status_view
 from retrain.cli.flags import parse
@@ -114,6 +116,7 @@ def document(state: RunState) -> dict[str, Any]:
     values = asdict(state)
     del values["record"]
     values["directory"] = str(state.directory)
+    values["money"] = money.spent([state.directory]) if state.record and state.record.currency else {}
     return finite_values(values) | {"commands": [command for command, _ in status_view.commands(state)]}
 
 
@@ -144,6 +147,7 @@ def campaign_document(state: CampaignState) -> dict[str, Any]:
         "counts": dict(state.counts),
         "steps_done": state.steps_done,
         "max_steps": state.max_steps,
+        "money": dict(state.money),
         "commands": [command for command, _ in campaign_table.commands(state)],
         "runs": cells,
     }
@@ -165,7 +169,19 @@ def watch(given: Sequence[str], *, everything: bool) -> NoReturn:
     while True:
         for line in news(given, seen):
             print(line, flush=True)
-        time.sleep(WATCH_SECONDS)
+        pause(WATCH_SECONDS)
+
+
+def pause(seconds: float) -> None:
+    """Wait, but not once nobody reads what this prints any more.
+
+    Raises:
+        BrokenPipeError: the reader of the pipe has gone.
+    """
+    reader = select.poll()
+    reader.register(sys.stdout, 0)  # that it is gone is told unasked
+    if reader.poll(1000 * seconds):
+        raise BrokenPipeError
 
 
 def frame(shown: str) -> str:

@@ -215,7 +215,7 @@ class Optimizer:
 class Backend:
     """Who computes gradients, and where."""
 
-    backend: str = key("local", "who owns the training loop", registry="backend", identity=True)
+    backend: str = key("local", "who computes gradients, and owns the loop", registry="backend", identity=True)
     devices: str = key("auto", "auto: the first GPU if there is one; or cpu, gpu:0, cuda:0")
     adapter_path: str = key(
         "", "also write the final adapter here, in one move after success; empty: only into the run", takes="folder"
@@ -325,6 +325,9 @@ class Campaign:
     min_effect: float = key(0.0, "the difference that matters, in units of the metric; 0: none was named", low=0.0)
     budget_hours: float = key(0.0, "stop cleanly after so many hours; 0: no limit", low=0.0)
     budget_tokens: int = key(0, "stop cleanly after so many generated tokens; 0: no limit", low=0)
+    budget_money: float = key(
+        0.0, "stop cleanly after runs have cost so much, in the backend's currency; 0: no limit", low=0.0
+    )
     timeout: float = key(0.0, "seconds for one run, then it is ended; 0: no limit", low=0.0)
     max_retries: int = key(1, "how often a run that crashed goes on from its last checkpoint", low=0)
 

@@ -285,6 +285,15 @@ def test_a_watch_in_a_pipe_prints_what_moves_and_ends_with_ctrl_c(outputs):
     assert (process.returncode, out, err) == (0, "", "")
 
 
+def test_a_watch_ends_at_once_when_its_reader_has_seen_enough(outputs):
+    command = [sys.executable, "-m", "retrain.cli.main", "status", "--watch", "outputs/mini/1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert "mini/1" in process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=30) == 0, "nothing of that run will ever change"
+        assert process.stderr.read() == ""
+
+
 # --- what it costs --------------------------------------------------------------------------------------------------
 
 
