@@ -28,6 +28,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a backend or an engine can do and needs: said beside its name, so that configs are held to it before it is
+    imported.
+
+    modules:     what is imported when it is chosen; `extra` of pyproject.toml installs them
+    devices:     kinds that it runs on: "cpu", "cuda" (also ROCm, which torch calls by that name)
+    trains:      backends: "lora" (an adapter), "full" (every weight)
+    gives:       engines: what it knows of each token beside its log-probability
+    resume:      backends: how exactly an interrupted run goes on
+    ignores:     dotted config keys that have no effect with it; everything else is honoured
+    """
+
+    modules: tuple[str, ...]
+    extra: str
+    devices: tuple[str, ...]
+    trains: tuple[str, ...] = ()
+    gives: frozenset[str] = frozenset()
+    resume: str = ""
+    ignores: tuple[str, ...] = ()
+
+    def absent(self) -> list[str]:
+        """Return the modules that are not installed here; nothing is imported."""
+        return [module for module in self.modules if importlib.util.find_spec(module) is None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """A named choice: where its code is, what it does in a line, and its option dataclass (import-light) if any."""
 
@@ -35,7 +61,7 @@ class Entry:
     summary: str
     options: str = ""  # "package.module:Dataclass"
     requires: frozenset[str] = frozenset()  # what it has to be given: "entropies", "planning_mask", "uncertainty"
-    gives: frozenset[str] = frozenset()  # engines: what they know beside log-probabilities
+    can: Capabilities | None = None  # backends and engines; None: not known without importing it
     formula: str = ""  # baselines and transforms: what it computes, in a line of maths, for `explain`
 
 
@@ -147,13 +173,25 @@ BUILTIN: dict[str, dict[str, Entry]] = {
             target="retrain.backends.local:LocalBackend",
             summary="TRL and PEFT on this machine's CPU or GPU",
             options="retrain.backends.options:LocalOptions",
+            can=Capabilities(
+                modules=("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow"),
+                extra="local",
+                devices=("cpu", "cuda"),
+                trains=("lora", "full"),
+                resume="to the last bit on a CPU, and on a GPU with deterministic kernels",
+            ),
         ),
     },
     "engine": {
         "pytorch": Entry(
             target="retrain.engines.pytorch:PytorchEngine",
             summary="in process, on the training weights or a merged copy",
-            gives=frozenset({"entropies"}),
+            can=Capabilities(
+                modules=("torch", "transformers", "peft", "accelerate"),
+                extra="local",
+                devices=("cpu", "cuda"),
+                gives=frozenset({"entropies"}),
+            ),
         ),
     },
     "data": {

@@ -9,7 +9,6 @@ imported inside the functions, so that the command line may import this module f
 from __future__ import annotations
 
 import datetime as dt
-import importlib.util
 import logging
 import secrets
 import time
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow")
 MEASURED_PROMPTS = 256  # the longest of the first so many stands for all
 
 
@@ -67,7 +65,7 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
         ConfigError: everything found wrong, in one list; the model itself is loaded only when nothing is.
     """
     config = composed.config
-    _require_extras(config)
+    require_extras(config)
     from retrain import data, evaluate, rewards
     from retrain.advantages import baselines, pipeline
     from retrain.model import load_tokenizer
@@ -124,17 +122,24 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
 
 def _check_lengths(job: Job) -> None:
     """Refuse completions that would leave the positions that the model knows."""
-    limit, longest = job.backend.max_positions, job.sampling.max_tokens
     prompt = max(len(job.tokenizer.encode_prompt(task.prompt)) for task in job.data[:MEASURED_PROMPTS])
-    if limit is not None and prompt + longest > limit:
-        raise ConfigError(
-            Problem(
-                message=f"training.max_tokens = {longest} after prompts of {prompt} tokens: "
-                f"the model was made for {limit} in all",
-                hint=f"--max-tokens {max(1, limit - prompt)}",
-                key="training.max_tokens",
-            )
-        )
+    if problem := too_long(prompt, job.sampling.max_tokens, job.backend.max_positions):
+        raise ConfigError(problem)
+
+
+def too_long(prompt: int, longest: int, limit: int | None) -> Problem | None:
+    """Say what is wrong with completions of `longest` tokens after a prompt of `prompt`; None: nothing.
+
+    limit: positions that the model was made for; None: it has no such bound
+    """
+    if limit is None or prompt + longest <= limit:
+        return None
+    return Problem(
+        message=f"training.max_tokens = {longest} after prompts of {prompt} tokens: "
+        f"the model was made for {limit} in all",
+        hint=f"--max-tokens {max(1, limit - prompt)}",
+        key="training.max_tokens",
+    )
 
 
 def _quiet_transformers() -> None:
@@ -160,13 +165,24 @@ class _Attempts:
             return None
 
 
-def _require_extras(config: RunConfig) -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f'backend "{config.backend.backend}" needs {", ".join(missing)}, not installed here',
-            hint='pip install "retrain[local]"',
+def require_extras(config: RunConfig) -> None:
+    """Refuse a config whose backend, engine or tracker is not installed here, importing none of it.
+
+    Raises:
+        ConfigError: with the command that installs what is missing.
+    """
+    problems, named = [], set[str]()
+    for kind, name in (("backend", config.backend.backend), ("engine", config.inference.engine)):
+        entry = registry.names(kind).get(name)
+        missing = (
+            [m for m in entry.can.absent() if m not in named] if entry is not None and entry.can is not None else []
         )
+        if missing:
+            message = f'{kind} "{name}" needs {", ".join(missing)}, not installed here'
+            problems.append(Problem(message=message, hint=f'pip install "retrain[{entry.can.extra}]"'))
+            named.update(missing)
+    if problems:
+        raise ConfigError(problems)
     if config.logging.wandb_project and (problem := tracking.check_wandb()):
         raise ConfigError(problem)
 

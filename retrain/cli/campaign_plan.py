@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from retrain import history
-from retrain.cli.derived import bytes_text, volume
+from retrain.cli.derived import bytes_text
 from retrain.cli.progress import duration
 from retrain.config.schema import KEYS
+from retrain.estimate import volume
 from retrain.power import ALPHA, FEWEST_SEEDS, POWER, detectable_difference
 
 if TYPE_CHECKING:

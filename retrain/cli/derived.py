@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from retrain.config.schema import RunConfig
     from retrain.estimate import Memory
 
-TOKEN_BYTES = 16  # id, log-probability, entropy, advantage: four bytes each, of which compression takes little
-TEXT_BYTES = 4  # a token's text, about
-
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFacts:
@@ -31,21 +27,6 @@ class AdapterFacts:
     rank: int
     alpha: float
     target_modules: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Volume:
-    """How much a run generates."""
-
-    completions_per_step: int
-    generated_batches: int
-    tokens_per_step_at_most: int
-    generated_tokens_at_most: int
-    rollout_bytes_at_most: int
-
-    @property
-    def completions(self) -> int:
-        return self.completions_per_step * self.generated_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +53,7 @@ class Derived:
 
 def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
     """Work out what a run of this config would do, with the functions that the run itself uses where there are any."""
-    size = volume(config)
+    size = estimate.volume(config)
     skips, why = skipping(config)
     return Derived(
         completions_per_step=size.completions_per_step,
@@ -84,7 +65,7 @@ def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
         skips_uninformative=skips,
         skipping_reason=why,
         rollout_bytes_at_most=size.rollout_bytes_at_most,
-        evaluations=evaluations(config),
+        evaluations=estimate.evaluations(config),
         evaluation_tokens_at_most=evaluation_tokens(config),
         pipeline=formulas.pipeline(config),
         model=measure(config),
@@ -94,35 +75,17 @@ def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
     )
 
 
-def volume(config: RunConfig) -> Volume:
-    """Work out how much a run of this config generates, evaluations apart."""
-    training = config.training
-    completions = training.batch_size * training.group_size
-    batches = math.ceil(training.max_steps / config.algorithm.num_iterations)
-    tokens = completions * training.max_tokens
-    keep = config.logging.keep_rollouts
-    kept = batches if keep == "all" else 0 if keep == "none" else batches // int(keep)
-    return Volume(
-        completions_per_step=completions,
-        generated_batches=batches,
-        tokens_per_step_at_most=tokens,
-        generated_tokens_at_most=batches * tokens,
-        rollout_bytes_at_most=kept * tokens * (TOKEN_BYTES + TEXT_BYTES),
-    )
-
-
-def evaluations(config: RunConfig) -> int:
-    """Count the held-out evaluations of a run: at the start, every `eval.every` steps, and at the end."""
-    steps, every = config.training.max_steps, config.eval.every
-    return len({*range(0, steps + 1, every), steps}) if every else 0
-
-
 def evaluation_tokens(config: RunConfig) -> int | None:
     """Return the most that all evaluations generate, the final test apart; None: `examples` sets no bound."""
     wanted = config.eval
     if not wanted.examples:
         return 0 if not wanted.every else None
-    return evaluations(config) * wanted.examples * wanted.samples * (wanted.max_tokens or config.training.max_tokens)
+    return (
+        estimate.evaluations(config)
+        * wanted.examples
+        * wanted.samples
+        * (wanted.max_tokens or config.training.max_tokens)
+    )
 
 
 def starting_adapter(config: RunConfig) -> AdapterFacts | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from retrain import run
+from retrain import registry
 from retrain.errors import ConfigError, Problem
 
+_LOCAL = registry.BUILTIN["backend"]["local"].can
+assert _LOCAL is not None, "what is built in says what it can"
+
 NEEDS: dict[str, tuple[str, ...]] = {
-    "local": run.NEEDED,
+    "local": _LOCAL.modules,
     "tracking": ("mlflow", "pyarrow", "numpy", "scipy", "jinja2"),
 }
 """Extra of pyproject.toml → the modules that tell whether it is installed."""

@@ -173,9 +173,9 @@ def signal_can_be_had(composed: Composed) -> Iterator[Problem]:
     """The engine knows what the uncertainty is made of."""
     kind, engine = composed.config.algorithm.uncertainty_kind, composed.config.inference.engine
     signal, source = registry.names("signal").get(kind), registry.names("engine").get(engine)
-    if signal is None or source is None or not asks_for(_pipeline(composed), "uncertainty"):
+    if signal is None or source is None or source.can is None or not asks_for(_pipeline(composed), "uncertainty"):
         return
-    missing = signal.requires - source.gives
+    missing = signal.requires - source.can.gives
     if missing:
         message = f'uncertainty_kind = "{kind}" needs {", ".join(missing)}, which engine "{engine}" does not give'
         hint = 'uncertainty_kind = "surprisal", or engine = "pytorch"'

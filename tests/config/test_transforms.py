@@ -121,7 +121,8 @@ def test_what_cannot_act_or_is_not_known_is_refused_with_the_place(tmp_path, tex
 
 
 def test_a_signal_that_the_engine_cannot_give_is_refused_naming_both(tmp_path, monkeypatch):
-    plain = replace(registry.BUILTIN["engine"]["pytorch"], gives=frozenset())
+    pytorch = registry.BUILTIN["engine"]["pytorch"]
+    plain = replace(pytorch, can=replace(pytorch.can, gives=frozenset()))
     monkeypatch.setitem(registry.BUILTIN["engine"], "pytorch", plain)
     registry.names.cache_clear()
     text = '[algorithm]\ntransform_mode = "gtpo"\nuncertainty_kind = "shannon_entropy"'
