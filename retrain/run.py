@@ -174,12 +174,10 @@ def require_extras(config: RunConfig) -> None:
     problems, named = [], set[str]()
     for kind, name in (("backend", config.backend.backend), ("engine", config.inference.engine)):
         entry = registry.names(kind).get(name)
-        missing = (
-            [m for m in entry.can.absent() if m not in named] if entry is not None and entry.can is not None else []
-        )
-        if missing:
+        can = entry.can if entry is not None else None
+        if can is not None and (missing := [module for module in can.absent() if module not in named]):
             message = f'{kind} "{name}" needs {", ".join(missing)}, not installed here'
-            problems.append(Problem(message=message, hint=f'pip install "retrain[{entry.can.extra}]"'))
+            problems.append(Problem(message=message, hint=f'pip install "retrain[{can.extra}]"'))
             named.update(missing)
     if problems:
         raise ConfigError(problems)

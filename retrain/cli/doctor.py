@@ -13,7 +13,7 @@ from retrain.cli.explain import DEFAULT_CONFIG, split_config
 from retrain.cli.flags import take_own
 from retrain.cli.status_view import DIM, Style
 from retrain.doctor import table
-from retrain.doctor.finding import Finding, of_problem, worst
+from retrain.doctor.finding import Finding, first_to_do, of_problem, worst
 from retrain.doctor.machine import Machine
 from retrain.errors import ConfigError
 from retrain.events import Phase
@@ -56,12 +56,11 @@ def main(arguments: Sequence[str]) -> int:
     if wanted.path is None and probe:
         raise ConfigError("--probe samples from the model of a config, and none was given", "retrain doctor --help")
     findings = list(watched(wanted, sys.stdout, probe=probe, as_json="--json" in flags))
-    first = worst(findings)
     if "--json" in flags:
         print(json.dumps(document(wanted, findings, probe=probe), indent=2, ensure_ascii=False))
     else:
         print(f"\n{verdict(wanted, findings, Style.of(sys.stdout))}")
-    return int(first.verdict == "fail")
+    return int(worst(findings).verdict == "fail")
 
 
 def read(arguments: Sequence[str]) -> Wanted:
@@ -173,20 +172,16 @@ def folded(text: str, width: int, margin: int) -> list[str]:
 
 def verdict(wanted: Wanted, findings: Sequence[Finding], style: Style) -> str:
     """Return the last lines: would it run, and the one thing to do first."""
-    first = worst(findings)
     counts = {name: sum(finding.verdict == name for finding in findings) for name in ("fail", "warn")}
-    what = str(wanted.path) if wanted.path else "this machine"
+    would = f"{wanted.path} would run here" if wanted.path else "runs would work here"
     if counts["fail"]:
-        said = f"{what} would not run here" if wanted.path else "no run would work here"
-        said += f": {number(counts['fail'], 'check')} failed"
-    elif counts["warn"]:
-        said = f"{what} would run here" if wanted.path else "runs would work here"
-        said += f", with {number(counts['warn'], 'warning')}"
+        not_so = f"{wanted.path} would not run here" if wanted.path else "no run would work here"
+        said = f"{not_so}: {number(counts['fail'], 'check')} failed"
     else:
-        said = f"{what} would run here" if wanted.path else "runs would work here"
-    lines = [style.paint(said, COLOURS[first.verdict])]
-    if first.fix and first.verdict in counts:
-        lines.append(f"first: {first.name}: {first.fix.splitlines()[0]}")
+        said = would + (f", with {number(counts['warn'], 'warning')}" if counts["warn"] else "")
+    lines = [style.paint(said, COLOURS[worst(findings).verdict])]
+    if todo := first_to_do(findings):
+        lines.append(f"first: {todo}")
     return "\n".join(part for line in lines for part in (folded(line, style.width, 0) if style.width else [line]))
 
 
@@ -199,12 +194,11 @@ def number(count: int, noun: str) -> str:
 
 def document(wanted: Wanted, findings: Sequence[Finding], *, probe: bool) -> dict[str, object]:
     """Return what was found for a program. Its keys are a public contract."""
-    first = worst(findings)
     return {
         "config": str(wanted.path) if wanted.path else None,
         "conditions": [label for label in wanted.configs if label],
         "probe": probe,
-        "verdict": first.verdict,
-        "fix": first.fix if first.verdict in ("fail", "warn") else "",
+        "verdict": worst(findings).verdict,
+        "fix": first_to_do(findings),
         "checks": [asdict(finding) for finding in findings],
     }

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from retrain import estimate, preflight, shapes, store
 from retrain.config.adapter import hub_place
 from retrain.config.cautions import cautions
-from retrain.doctor import limits, services
+from retrain.doctor import services
 from retrain.doctor.finding import Found, NotKnownError, fail, ok, skipped, warn
 from retrain.doctor.machine import free_bytes
+from retrain.doctor.subject import known
 from retrain.errors import ConfigError
 from retrain.estimate import gigabytes
 from retrain.events import ignore
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
     from retrain.doctor.machine import Gpu
     from retrain.doctor.subject import Subject
 
-FETCH = "retrain fetch CONFIG.toml"
+
+def fetch(subject: Subject) -> str:
+    """Return the command that downloads what the config reads."""
+    return f"retrain fetch {subject.composed.path or 'CONFIG.toml'}"
 
 
 def packages(subject: Subject) -> Found:
@@ -45,7 +49,6 @@ def directory(subject: Subject) -> Found:
     config = subject.config
     place = store.planned_directory(config, subject.composed.name, dt.datetime.now().astimezone())
     preflight.check_place(place)
-    preflight.check_adapter_path(config)
     rollouts = estimate.volume(config).rollout_bytes_at_most
     weights = estimate.weights_on_disk(config, gpu=estimate.on_gpu(config.backend.devices))
     rollouts, weights = rollouts * subject.runs, weights and weights * subject.runs
@@ -58,6 +61,15 @@ def directory(subject: Subject) -> Found:
     if needed > free:
         return warn(said, 'logging.keep_rollouts = "10" keeps every tenth step\'s completions')
     return ok(said)
+
+
+def adapter_path(subject: Subject) -> Found:
+    """Tell where else the final adapter would go."""
+    place = preflight.check_adapter_path(subject.config)
+    if place is None:
+        return ok("none: the final adapter stays in the run")
+    preflight.check_place(place, "backend.adapter_path")
+    return warn(f"{place} will be replaced", "") if place.is_dir() and any(place.iterdir()) else ok(str(place))
 
 
 def resume(subject: Subject) -> Found:
@@ -85,6 +97,7 @@ def tracker(subject: Subject) -> Found:
 
 def model(subject: Subject) -> Found:
     """Tell where the model is, or how much of it would have to be downloaded."""
+    subject.locate_model()
     from retrain import hub
 
     wanted = subject.config.model
@@ -100,7 +113,7 @@ def model(subject: Subject) -> Found:
     said = f"{wanted.model}: {gigabytes(survey.missing_bytes)} of {gigabytes(survey.total_bytes)} to be downloaded"
     if survey.missing_bytes > free_bytes(cache):
         return fail(f"{said}, and {gigabytes(free_bytes(cache))} are free for {cache}", "HF_HOME on a larger disk")
-    return ok(f"{said}, by the run or by `{FETCH}`")
+    return ok(f"{said}, by the run or by `{fetch(subject)}`")
 
 
 def size_of(subject: Subject) -> str:
@@ -181,8 +194,8 @@ def device_of(subject: Subject) -> Gpu | None:
 
 def memory(subject: Subject) -> Found:
     """Compare the estimate of each phase with what the device has, and with what of it is free."""
-    chosen = device_of(subject)
-    here = limits.memory()
+    chosen = known("there is no such device", lambda: device_of(subject))
+    here = subject.machine.memory
     total, free = (chosen.total, chosen.free) if chosen else (here.total, here.available)
     try:
         longest = max(prompt_lengths(subject))
@@ -190,7 +203,7 @@ def memory(subject: Subject) -> Found:
         longest = estimate.ASSUMED_PROMPT
     needed = estimate.memory(subject.config, gpu=chosen is not None, device_bytes=total, prompt_tokens=longest)
     if needed.peak_bytes is None:
-        return skipped(needed.note, FETCH)
+        return skipped(needed.note, fetch(subject))
     phases = ", ".join(f"{phase.name} {gigabytes(phase.bytes)}" for phase in needed.phases)
     said = f"{phases}; {gigabytes(free)} of {gigabytes(total)} free"
     load = next(phase.bytes for phase in needed.phases if phase.name == "load")

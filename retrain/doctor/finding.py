@@ -104,7 +104,13 @@ def of_problem(problem: Problem) -> Found:
 
 
 def worst(findings: Sequence[Finding]) -> Finding:
-    """Return the finding that matters most: of the worst verdict, the first, one with something to do before others."""
-    top = max((finding.verdict for finding in findings), key=VERDICTS.index)
-    of_it = [finding for finding in findings if finding.verdict == top]
-    return next((finding for finding in of_it if finding.fix), of_it[0])
+    """Return the first finding of the worst verdict."""
+    return max(findings, key=lambda finding: VERDICTS.index(finding.verdict))  # max keeps the first of equals
+
+
+def first_to_do(findings: Sequence[Finding]) -> str:
+    """Return the one thing to do first: the fix of the worst finding, or what is wrong where that says it all."""
+    first = worst(findings)
+    if first.verdict not in ("fail", "warn"):
+        return ""
+    return f"{first.name}: {(first.fix or first.found).splitlines()[0]}"

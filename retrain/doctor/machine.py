@@ -73,6 +73,11 @@ class Machine:
     needs_hub: bool = True
 
     @cached_property
+    def memory(self) -> limits.Memory:
+        """The memory that is there for this process, before any check has taken some."""
+        return limits.memory()
+
+    @cached_property
     def torch(self) -> Torch:
         """Ask torch, in a process of its own.
 
@@ -176,9 +181,9 @@ def cores(machine: Machine) -> Found:
     return ok(said)
 
 
-def memory(_: Machine) -> Found:
+def memory(machine: Machine) -> Found:
     """Tell the memory that is there for this process, within the limits of its cgroup."""
-    found = limits.memory()
+    found = machine.memory
     said = f"{gigabytes(found.available)} of {gigabytes(found.total)} free"
     return ok(f"{said}, cgroup limit {gigabytes(found.limit)}" if found.limit else said)
 

