@@ -11,7 +11,6 @@ from retrain.config.adapter import hub_place
 from retrain.config.cautions import cautions
 from retrain.doctor import services
 from retrain.doctor.finding import Found, NotKnownError, fail, ok, skipped, warn
-from retrain.doctor.machine import free_bytes
 from retrain.doctor.subject import known
 from retrain.errors import ConfigError
 from retrain.estimate import gigabytes
@@ -52,7 +51,7 @@ def directory(subject: Subject) -> Found:
     rollouts = estimate.volume(config).rollout_bytes_at_most
     weights = estimate.weights_on_disk(config, gpu=estimate.on_gpu(config.backend.devices))
     rollouts, weights = rollouts * subject.runs, weights and weights * subject.runs
-    free, needed = free_bytes(place), rollouts + (weights or 0)
+    free, needed = subject.machine.free_at(place), rollouts + (weights or 0)
     parts = f"completions {gigabytes(rollouts)}" + (f", weights {gigabytes(weights)}" if weights is not None else "")
     many = f"{subject.runs} runs, " if subject.runs > 1 else ""
     said = f"{place}: {many}at most {gigabytes(needed)} ({parts}), {gigabytes(free)} free"
@@ -111,8 +110,8 @@ def model(subject: Subject) -> Found:
         return ok(f"{wanted.model} is in the cache: {size_of(subject)}")
     cache = hub_place("HF_HUB_CACHE", "hub")
     said = f"{wanted.model}: {gigabytes(survey.missing_bytes)} of {gigabytes(survey.total_bytes)} to be downloaded"
-    if survey.missing_bytes > free_bytes(cache):
-        return fail(f"{said}, and {gigabytes(free_bytes(cache))} are free for {cache}", "HF_HOME on a larger disk")
+    if survey.missing_bytes > (free := subject.machine.free_at(cache)):
+        return fail(f"{said}, and {gigabytes(free)} are free for {cache}", "HF_HOME on a larger disk")
     return ok(f"{said}, by the run or by `{fetch(subject)}`")
 
 

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from importlib.util import find_spec
@@ -71,6 +71,11 @@ class Machine:
 
     hub_time: tuple[float, float] | None = None
     needs_hub: bool = True
+    _free: dict[Path, int] = field(default_factory=dict)
+
+    def free_at(self, place: Path) -> int:
+        """Return the bytes that were free for a folder when that was asked first: all conditions see the same."""
+        return self._free.setdefault(place, free_bytes(place))
 
     @cached_property
     def memory(self) -> limits.Memory:

@@ -138,5 +138,7 @@ def _one_gradient(trainer: Trainer) -> tuple[dict[str, float], RunError | None, 
     try:
         trainer.training_step(trainer.policy, [{}])
     except RunError as error:
+        if (trainer.store.dir / "debug").is_dir():  # a batch that is not finite was kept, and goes with the folder
+            error = RunError(error.problems[0].message, "a run keeps such a batch: retrain debug-batch looks into it")
         return {}, error, None
     return cast("_Remembered", trainer.ratios).found, None, time.perf_counter() - started

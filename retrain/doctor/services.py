@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import os
@@ -132,8 +133,14 @@ def server(uri: str) -> Found:
 
 
 def asked(address: str, method: str = "GET") -> tuple[str, str | None]:
-    """Return a reply's text and its Date header."""
-    request = urllib.request.Request(address, method=method)  # noqa: S310  http(s), checked by the callers
+    """Return a reply's text and its Date header. A name and password in the address are sent, and in no error."""
+    parts = urllib.parse.urlsplit(address)
+    user, _, host = parts.netloc.rpartition("@")
+    plain = urllib.parse.urlunsplit(parts._replace(netloc=host))
+    request = urllib.request.Request(plain, method=method)  # noqa: S310  http(s), checked by the callers
+    if user:
+        coded = base64.b64encode(urllib.parse.unquote(user).encode()).decode()
+        request.add_header("Authorization", f"Basic {coded}")
     with urllib.request.urlopen(request, timeout=SECONDS) as reply:  # noqa: S310
         return reply.read(4096).decode(errors="replace"), reply.headers.get("Date")
 
