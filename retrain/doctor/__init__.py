@@ -4,7 +4,7 @@
     services    the tracker, the hub and its cache
     config      the model, its memory, where the run would write
     data        problems, their lengths, the reward on gold and on shuffled answers
-    probe       the model loaded: 64 prompts sampled, and the ratio contract
+    probe       the model loaded: 64 prompts sampled, the ratio contract, the time of a step
 
 `table` lists them, one line a check; a check is a function that returns what it found. Nothing is written to disk but
 what the caches of libraries do, and nothing is started that outlives a check.

@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from retrain.doctor.subject import Subject
 
 
-def fetch(subject: Subject) -> str:
-    """Return the command that downloads what the config reads."""
-    return f"retrain fetch {subject.composed.path or 'CONFIG.toml'}"
-
-
 def packages(subject: Subject) -> Found:
     """Tell whether what the config chooses is installed."""
     from retrain.run import require_extras
@@ -112,7 +107,7 @@ def model(subject: Subject) -> Found:
     said = f"{wanted.model}: {gigabytes(survey.missing_bytes)} of {gigabytes(survey.total_bytes)} to be downloaded"
     if survey.missing_bytes > (free := subject.machine.free_at(cache)):
         return fail(f"{said}, and {gigabytes(free)} are free for {cache}", "HF_HOME on a larger disk")
-    return ok(f"{said}, by the run or by `{fetch(subject)}`")
+    return ok(f"{said}, by the run or by `{subject.fetch}`")
 
 
 def size_of(subject: Subject) -> str:
@@ -202,7 +197,7 @@ def memory(subject: Subject) -> Found:
         longest = estimate.ASSUMED_PROMPT
     needed = estimate.memory(subject.config, gpu=chosen is not None, device_bytes=total, prompt_tokens=longest)
     if needed.peak_bytes is None:
-        return skipped(needed.note, fetch(subject))
+        return skipped(needed.note, subject.fetch)
     phases = ", ".join(f"{phase.name} {gigabytes(phase.bytes)}" for phase in needed.phases)
     said = f"{phases}; {gigabytes(free)} of {gigabytes(total)} free"
     load = next(phase.bytes for phase in needed.phases if phase.name == "load")

@@ -8,9 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from retrain import estimate
-from retrain.doctor.config import fetch
 from retrain.doctor.finding import Found, NotKnownError, fail, of_problem, ok, skipped, warn
-from retrain.doctor.subject import known
 from retrain.estimate import gigabytes
 
 if TYPE_CHECKING:
@@ -56,12 +54,6 @@ class Probed:
 
 def loads(subject: Subject) -> Found:
     """Load the model and sample, unless that would download it."""
-    from retrain import hub
-
-    wanted = subject.config.model
-    known("the model was not found", subject.locate_model)
-    if hub.model_folder(wanted) is None and (missing := hub.survey_model(wanted).missing_bytes):
-        raise NotKnownError(f"{gigabytes(missing)} of the model are not here; first: {fetch(subject)}")
     found = subject.run_probe()
     said = f"{found.completions:,} completions of {found.prompts} prompts, loaded in {found.load_seconds:.0f} s"
     if found.halvings:

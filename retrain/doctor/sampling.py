@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 
+from retrain.backends.local import longest_prompt
 from retrain.batches import Batches
 from retrain.doctor.probe import Probed
 from retrain.errors import RunError
@@ -86,6 +88,8 @@ def probe(composed: Composed, emit: Emit) -> Probed:
         finally:
             cast("Any", built.job.backend).engine.stop()
             built.close()
+            del built
+            clear_device_cache(garbage_collection=True)  # a campaign's next condition needs the room
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"out of memory: {str(error).partition('. ')[0]}", "a smaller model, or a larger device"
@@ -95,6 +99,8 @@ def probe(composed: Composed, emit: Emit) -> Probed:
 def _probed(built: Built, scratch: Path, load_seconds: float, emit: Emit) -> Probed:
     job, backend = built.job, cast("Any", built.job.backend)
     training, on_gpu = job.config.training, backend.device.type != "cpu"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     layout = Layout.chosen(
         micro_batch_size=training.micro_batch_size, max_tokens=training.max_tokens, on_gpu=on_gpu, skip=True
     )
@@ -117,7 +123,8 @@ def _probed(built: Built, scratch: Path, load_seconds: float, emit: Emit) -> Pro
         made.append(source.next_batch(number * job.config.algorithm.num_iterations))
     emit(Phase(name="train"))
     trainer.source = cast("Source", _First(made[0]))
-    ratios, refused, seconds = _one_gradient(trainer)
+    trainer.worst_case = (longest_prompt(job), training.max_tokens) if on_gpu else None
+    ratios, refused, seconds = _gradients(trainer)
     return Probed(
         batches=[batch.metrics for batch in made],
         prompts=len(made) * training.batch_size,
@@ -132,13 +139,17 @@ def _probed(built: Built, scratch: Path, load_seconds: float, emit: Emit) -> Pro
     )
 
 
-def _one_gradient(trainer: Trainer) -> tuple[dict[str, float], RunError | None, float | None]:
-    """Compute one step's gradient, and compare sampler and trainer in it."""
-    started = time.perf_counter()
+def _gradients(trainer: Trainer) -> tuple[dict[str, float], RunError | None, float | None]:
+    """Compute the batch's gradient twice: to compare sampler and trainer in every row, then as later steps do, timed.
+
+    The first time also pays for what a run pays once: kernels that are compiled, the trial of the worst case.
+    """
     try:
+        trainer.training_step(trainer.policy, [{}])
+        ratios, started = cast("_Remembered", trainer.ratios).found, time.perf_counter()
         trainer.training_step(trainer.policy, [{}])
     except RunError as error:
         if (trainer.store.dir / "debug").is_dir():  # a batch that is not finite was kept, and goes with the folder
             error = RunError(error.problems[0].message, "a run keeps such a batch: retrain debug-batch looks into it")
         return {}, error, None
-    return cast("_Remembered", trainer.ratios).found, None, time.perf_counter() - started
+    return ratios, None, time.perf_counter() - started

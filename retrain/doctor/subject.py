@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from retrain.doctor.finding import NotKnownError
 from retrain.errors import RetrainError
+from retrain.estimate import gigabytes
 from retrain.events import Emit, ignore
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ class Subject:
     @property
     def config(self) -> RunConfig:
         return self.composed.config
+
+    @property
+    def fetch(self) -> str:
+        """The command that downloads what the config reads."""
+        return f"retrain fetch {self.composed.path or 'CONFIG.toml'}"
 
     def _make(self, what: str, sections: tuple[str, ...], make: Callable[[], T]) -> T:
         """Return what `make` returns; what it raises is raised again when it is asked for again."""
@@ -156,9 +162,15 @@ class Subject:
 
         Raises:
             RetrainError: the config does not run.
+            NotKnownError: the model would have to be downloaded first.
         """
-        self._can_import()
+        known("the model was not found", self.locate_model)
+        from retrain import hub
         from retrain.doctor.sampling import probe
+
+        wanted = self.config.model
+        if hub.model_folder(wanted) is None and (missing := hub.survey_model(wanted).missing_bytes):
+            raise NotKnownError(f"{gigabytes(missing)} of the model are not here; first: {self.fetch}")
 
         return self._make("probe", OF_PROBE, lambda: probe(self.composed, self.emit))
 
