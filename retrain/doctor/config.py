@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain import estimate, preflight, shapes, store
-from retrain.config.adapter import hub_place
+from retrain.config.adapter import hub_place, not_an_adapter, read_json
 from retrain.config.cautions import cautions
 from retrain.doctor import services
 from retrain.doctor.finding import Found, NotKnownError, fail, ok, skipped, warn
@@ -121,12 +121,12 @@ def size_of(subject: Subject) -> str:
 
 def adapter(subject: Subject) -> Found:
     """Tell whether the adapter that training starts from is there."""
-    from retrain import hub
-    from retrain.config.adapter import not_an_adapter
-
     name = subject.config.model.adapter
     if not name:
         return ok("a new one" if subject.config.model.lora_rank else "none: every weight is trained")
+    subject.require_imports()
+    from retrain import hub
+
     folder = hub.locate_adapter(subject.config.model)
     if trouble := not_an_adapter(folder):
         return fail(f"{name} {trouble[0]}", trouble[1])
@@ -224,6 +224,4 @@ def max_positions(subject: Subject) -> int | None:
     folder = shapes.local_folder(wanted.model, wanted.revision)
     if folder is None:
         return None
-    from retrain.config.adapter import read_json
-
     return read_json(Path(folder) / "config.json").get("max_position_embeddings")

@@ -40,10 +40,10 @@ def short(text: str, length: int = 60) -> str:
 
 def lengths(subject: Subject) -> Found:
     """Measure prompts in tokens: with a completion at its longest they must stay within the model's positions."""
+    tokens, limit = prompt_lengths(subject), max_positions(subject)
     from retrain import evaluate
     from retrain.run import too_long
 
-    tokens, limit = prompt_lengths(subject), max_positions(subject)
     longest = subject.config.training.max_tokens
     said = f"the longest prompt has {max(tokens)} tokens"
     if problem := too_long(max(tokens), longest, limit):
@@ -57,10 +57,10 @@ def lengths(subject: Subject) -> Found:
 
 def repetitions(subject: Subject) -> Found:
     """Count problems that are asked more than once, and answers that contradict each other."""
+    tasks = subject.data.tasks
     from retrain.data.held_out import question_key
 
     answers: dict[str, set[str]] = {}
-    tasks = subject.data.tasks
     for task in tasks:
         answers.setdefault(question_key(task), set()).add(task.answer.strip())
     again, contradicted = len(tasks) - len(answers), sum(len(found) > 1 for found in answers.values())

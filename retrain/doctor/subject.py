@@ -82,7 +82,7 @@ class Subject:
             return True
         return False
 
-    def _can_import(self) -> None:
+    def require_imports(self) -> None:
         """Raise `NotKnownError` where loading anything would fail for a reason that another check has given."""
         if self.missing_extras:
             raise NotKnownError("needs packages that are not installed")
@@ -95,7 +95,7 @@ class Subject:
         Raises:
             ConfigError: what is wrong with them.
         """
-        self._can_import()
+        self.require_imports()
         from retrain import data
 
         return self._make("data", OF_DATA, lambda: data.load(self.config, self.composed.places))
@@ -106,7 +106,7 @@ class Subject:
         Raises:
             ConfigError: it is nowhere, gated, or out of reach.
         """
-        self._can_import()
+        self.require_imports()
         from retrain import hub
 
         return self._make("place of the model", ("model",), lambda: hub.locate(self.config.model))
@@ -128,9 +128,8 @@ class Subject:
         Raises:
             ConfigError: what is wrong with it.
         """
-        from retrain import rewards
-
         default = self.data.reward
+        from retrain import rewards
 
         def make() -> Reward:
             made = rewards.build(self.config, default, self.composed.places)
@@ -145,9 +144,8 @@ class Subject:
         Raises:
             ConfigError: what is wrong with its reward.
         """
-        from retrain import evaluate
-
         data, reward = self.data, self.reward
+        from retrain import evaluate
 
         def make() -> HeldOut | None:
             made = evaluate.prepare(self.config, data, reward, self.composed.places)

@@ -152,6 +152,26 @@ def test_a_missing_extra_fails_and_what_needs_it_is_skipped(folder, capsys, monk
     assert config["tokenizer"]["verdict"] == "skipped"
 
 
+def test_with_the_core_alone_a_config_fails_with_what_installs_the_rest(tmp_path):
+    """The modules are hidden from a new process, as if only the core were installed."""
+    (tmp_path / "mini.toml").write_text(TOML.replace("[data]", 'adapter = "a/b"\n[data]'))
+    program = (
+        "import importlib.util as u, sys; found = u.find_spec\n"
+        f"u.find_spec = lambda name, *a: None if name in {HEAVY!r} else found(name, *a)\n"
+        f"from retrain.cli.main import main; code = main(sys.argv[1:])\n"
+        f"assert not [m for m in {HEAVY!r} if m in sys.modules]; sys.exit(code)"
+    )
+    command = [sys.executable, "-c", program, "doctor", "mini.toml", "--probe", "--json"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=200, env=environment, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    found = json.loads(done.stdout)
+    assert found["fix"] == 'packages: pip install "retrain[local]"'
+    assert {check["verdict"] for check in found["checks"] if check["family"] in ("data", "probe")} == {"skipped"}
+
+
 def test_the_conditions_of_a_campaign_are_looked_at_once_each(folder, capsys):
     found = document(capsys, "abl.toml")
     assert found["conditions"] == ["grpo+none", "coin"]
