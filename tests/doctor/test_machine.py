@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 
 from retrain.doctor import limits, machine, packages
 from retrain.doctor.finding import Check, NotKnownError, ok, run_check, skipped, warn, worst
-from retrain.doctor.machine import Machine, Torch, ask_torch
+from retrain.doctor.machine import Gpu, Machine, Torch, ask_torch
 from retrain.errors import ConfigError, Problem
 
 GPU_TORCH = """
@@ -99,6 +99,21 @@ def test_gpus_are_listed_with_free_memory_and_one_that_torch_has_no_code_for_is_
     assert (h100.verdict, t4.verdict) == ("ok", "warn")
     assert "H100, compute capability 9.0, 60.0 GB of 80.0 GB free, driver for CUDA 12.4" in h100.found
     assert "has no code for it: sm_80, sm_90" in t4.found
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "verdict"),
+    [
+        ("8.6", ["sm_80"], "ok"),
+        ("8.0", ["sm_86"], "warn"),
+        ("9.0", ["sm_80"], "warn"),
+        ("12.0", ["sm_90", "compute_120"], "ok"),
+        ("12.0", ["sm_120a"], "ok"),
+    ],
+)
+def test_code_for_a_gpu_runs_on_later_minors_of_its_capability_only(capability, built_for, verdict):
+    gpu = Gpu(name="any", capability=capability, free=1, total=1)
+    assert machine.of_gpu(0, gpu, Torch(cuda="12.8", built_for=built_for)).verdict == verdict
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,7 @@ def test_the_schema_of_a_store_is_read_and_the_file_is_left_as_it_is(tmp_path):
     for version, (verdict, said) in cases.items():
         file.unlink(missing_ok=True)
         with sqlite3.connect(file) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")  # a reader of such a file may leave others beside it
             connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
             connection.execute("INSERT INTO alembic_version VALUES (?)", (version,))
         connection.close()
