@@ -8,7 +8,6 @@ With data and a reward there is a held-out part too. What no backend asked for i
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from retrain.config import Composed
     from retrain.config.schema import RunConfig
-    from retrain.types import Capabilities, HeldOut
+    from retrain.types import Capabilities, HeldOut, Needs
 
 T = TypeVar("T")
 
@@ -117,15 +116,21 @@ def _quiet_transformers() -> None:
     noisy.disable_progress_bar()
 
 
-def not_installed(config: RunConfig, offered: Capabilities) -> Problem | None:
-    """Name what a backend needs and is not installed here, importing none of it. None: all of it is there."""
-    absent = [module for module in offered.needed if importlib.util.find_spec(module) is None]
-    if not absent:
-        return None
-    return Problem(
-        message=f'backend "{config.backend.backend}" needs {", ".join(absent)}, not installed here',
-        hint=f'pip install "retrain[{offered.extra}]"' if offered.extra else f"pip install {' '.join(absent)}",
-    )
+def not_installed(config: RunConfig, offered: Capabilities) -> list[Problem]:
+    """Name what a backend, and the engine that samples for it, need and is not installed here. Nothing is imported."""
+    from retrain import registry
+
+    engine = registry.declared("engine", config.inference.engine) if offered.on_this_machine else None
+    asked: list[tuple[str, Needs]] = [(f'backend "{config.backend.backend}"', offered)]
+    asked += [(f'engine "{config.inference.engine}"', engine)] if engine is not None else []
+    problems, named = list[Problem](), set[str]()
+    for who, needs in asked:
+        absent = [module for module in needs.absent if module not in named]
+        if absent:
+            hint = f'pip install "retrain[{needs.extra}]"' if needs.extra else f"pip install {' '.join(absent)}"
+            problems.append(Problem(message=f"{who} needs {', '.join(absent)}, not installed here", hint=hint))
+            named.update(absent)
+    return problems
 
 
 def wrong_options(config: RunConfig, offered: Capabilities) -> list[Problem]:

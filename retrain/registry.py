@@ -37,9 +37,8 @@ class Entry:
     summary: str
     options: str = ""  # "package.module:Dataclass"
     requires: frozenset[str] = frozenset()  # what it has to be given: "entropies", "planning_mask", "uncertainty"
-    gives: frozenset[str] = frozenset()  # engines: what they know beside log-probabilities
     formula: str = ""  # baselines and transforms: what it computes, in a line of maths, for `explain`
-    capabilities: str = ""  # backends: "package.module:attribute" of their `Capabilities`, import-light too
+    capabilities: str = ""  # backends and engines: where they say what they need, import-light
 
 
 MODES: dict[str, tuple[str, ...]] = {
@@ -157,7 +156,7 @@ BUILTIN: dict[str, dict[str, Entry]] = {
         "pytorch": Entry(
             target="retrain.engines.pytorch:PytorchEngine",
             summary="in process, on the training weights or a merged copy",
-            gives=frozenset({"entropies"}),
+            capabilities="retrain.engines.options:PYTORCH",
         ),
     },
     "data": {
@@ -297,16 +296,26 @@ def resolve(kind: str, name: str, *, places: Sequence[Path]) -> Any:
     return value
 
 
+def declared(kind: str, name: str) -> Any:
+    """Return what a backend or an engine of this package says of itself: its `Capabilities` or `EngineCapabilities`.
+
+    None: another one, of which nothing is known without importing it.
+    """
+    entry = names(kind).get(name)
+    if entry is None or not entry.capabilities:
+        return None
+    module, attribute = split(entry.capabilities)
+    return getattr(importlib.import_module(module), attribute)
+
+
 def capabilities(name: str, *, places: Sequence[Path]) -> Capabilities:
     """Return what a backend says of itself. One of this package is not imported for it; a plugin is.
 
     Raises:
         ConfigError: as for `resolve`, or it is no backend.
     """
-    entry = names("backend").get(name)
-    if entry is not None and entry.capabilities:
-        module, attribute = split(entry.capabilities)
-        return getattr(importlib.import_module(module), attribute)
+    if (known := declared("backend", name)) is not None:
+        return known
     from retrain.types import Capabilities
 
     found = resolve("backend", name, places=places)

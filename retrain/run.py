@@ -56,8 +56,7 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
         ConfigError: everything found wrong, in one list; the model itself is loaded only when nothing is.
     """
     config, name = composed.config, composed.config.backend.backend
-    offered = registry.capabilities(name, places=composed.places)
-    _require_packages(config, offered)
+    offered = require_packages(composed)
     if "data" in offered.parts:
         emit(Phase(name="load", detail=config.data.source))
     attempt = parts.Attempts()
@@ -108,30 +107,46 @@ def _job(config: RunConfig, made: parts.Parts, backend: Backend, prices: Prices 
 
 def _check_lengths(job: Job) -> None:
     """Refuse completions that would leave the positions that the model knows."""
-    limit, longest = job.backend.max_positions, job.sampling.max_tokens
+    limit = job.backend.max_positions
     if limit is None or not job.data:
         return
     prompt = max(len(job.tokenizer.encode_prompt(task.prompt)) for task in job.data[:MEASURED_PROMPTS])
-    if prompt + longest > limit:
-        raise ConfigError(
-            Problem(
-                message=f"training.max_tokens = {longest} after prompts of {prompt} tokens: "
-                f"the model was made for {limit} in all",
-                hint=f"--max-tokens {max(1, limit - prompt)}",
-                key="training.max_tokens",
-            )
-        )
+    if problem := too_long(prompt, job.sampling.max_tokens, limit):
+        raise ConfigError(problem)
     if job.held_out is not None:
         from retrain import evaluate
 
         evaluate.check_lengths(job.held_out, job.tokenizer, limit)
 
 
-def _require_packages(config: RunConfig, offered: Capabilities) -> None:
-    if (problem := parts.not_installed(config, offered)) is not None:
-        raise ConfigError(problem)
+def too_long(prompt: int, longest: int, limit: int | None) -> Problem | None:
+    """Say what is wrong with completions of `longest` tokens after a prompt of `prompt`; None: nothing.
+
+    limit: positions that the model was made for; None: it has no such bound
+    """
+    if limit is None or prompt + longest <= limit:
+        return None
+    return Problem(
+        message=f"training.max_tokens = {longest} after prompts of {prompt} tokens: "
+        f"the model was made for {limit} in all",
+        hint=f"--max-tokens {max(1, limit - prompt)}",
+        key="training.max_tokens",
+    )
+
+
+def require_packages(composed: Composed) -> Capabilities:
+    """Return what a config's backend says of itself, where all is installed that it, its engine and tracker need.
+
+    Raises:
+        ConfigError: with the command that installs what is missing; the backend cannot be imported, or is none.
+    """
+    config = composed.config
+    offered = registry.capabilities(config.backend.backend, places=composed.places)
+    if problems := parts.not_installed(config, offered):
+        raise ConfigError(problems)
     if config.logging.wandb_project and (problem := tracking.check_wandb()):
         raise ConfigError(problem)
+    return offered
 
 
 # --- run ------------------------------------------------------------------------------------------------------------

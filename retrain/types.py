@@ -10,6 +10,7 @@ This module imports no tensor library at run time, so that everything above it m
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -163,7 +164,7 @@ class CreditedBatch:
     metrics: Mapping[str, float]
 
 
-# --- what a backend says of itself --------------------------------------------------------------------------------
+# --- what backends and engines say of themselves ------------------------------------------------------------------
 
 
 MONEY = "cost/money"
@@ -208,20 +209,57 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Capabilities:
-    """What a backend needs, takes and offers: known before it is made.
+class Needs:
+    """What a backend or an engine needs, and what it does not heed: known before it is made.
+
+    modules: what has to be installed for it; extra: of this package, that installs them
+    devices: kinds that it runs on, "cpu" and "cuda" (also ROCm, which torch calls by that name); empty: not said
+    ignores: dotted config keys that have no effect with it; all others are honoured
+    """
+
+    modules: tuple[str, ...] = ()
+    extra: str = ""
+    devices: tuple[str, ...] = ()
+    ignores: tuple[str, ...] = ()
+
+    @property
+    def needed(self) -> list[str]:
+        """All modules that have to be installed."""
+        return list(self.modules)
+
+    @property
+    def absent(self) -> list[str]:
+        """Those that are not installed here. None of them is imported."""
+        return [module for module in self.needed if importlib.util.find_spec(module) is None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineCapabilities(Needs):
+    """What an engine says of itself.
+
+    gives: what it knows of each token beside its log-probability: "entropies"
+    """
+
+    gives: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities(Needs):
+    """What a backend says of itself. Its modules are those beside what its parts need.
 
     parts:           what of a job is made for it, of `PARTS`; data and reward together give a held-out part too
-    modules:         what has to be installed beside what its parts need; extra: of this package, that installs it
+    trains:          "lora" (an adapter), "full" (every weight); empty: not said
+    resume:          how exactly an interrupted run goes on, in words
     options:         what `[backend.options]` may hold: a dataclass; None: nothing
-    on_this_machine: the weights are trained in this machine's memory, of which `retrain.estimate` knows
+    on_this_machine: the weights are trained in this machine's memory, of which `retrain.estimate` knows, and
+                     `inference.engine` samples there
     prices:          what it takes for tokens, by the config; None, or returning None: it has no price. A backend with
                      prices says in each line of metrics what was spent since the last one, as `MONEY`
     """
 
     parts: frozenset[str] = frozenset(PARTS)
-    modules: tuple[str, ...] = ()
-    extra: str = ""
+    trains: tuple[str, ...] = ()
+    resume: str = ""
     options: Callable[..., Any] | None = None
     on_this_machine: bool = False
     prices: Callable[[RunConfig], Prices | None] | None = None

@@ -100,15 +100,13 @@ def test_what_a_backend_needs_is_named_with_what_installs_it(toy, monkeypatch):
     config = toy().config
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("peft", "fees") else found(name))
-    local = parts.not_installed(config, LOCAL)
-    assert local is not None
+    [local] = parts.not_installed(config, LOCAL)
     assert (local.message, local.hint) == (
         'backend "toy_backend:Toy" needs peft, not installed here', 'pip install "retrain[local]"',
     )  # fmt: skip
-    own = parts.not_installed(config, Capabilities(parts=frozenset(), modules=("json", "fees")))
-    assert own is not None
+    [own] = parts.not_installed(config, Capabilities(parts=frozenset(), modules=("json", "fees")))
     assert own.hint == "pip install fees"
-    assert parts.not_installed(config, Capabilities(parts=frozenset(), modules=("json",))) is None
+    assert parts.not_installed(config, Capabilities(parts=frozenset(), modules=("json",))) == []
 
 
 def test_capabilities_are_checked_when_they_are_made():

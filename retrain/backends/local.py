@@ -22,6 +22,7 @@ from retrain.evaluate import Best, Evaluator
 from retrain.events import Phase, Warned
 from retrain.layout import Layout
 from retrain.model import ChatTokenizer, load_policy, pick_device
+from retrain.ratio_contract import is_exact
 from retrain.trainer import Trainer
 from retrain.trl_arguments import grpo_config
 from retrain.types import Engine, Job, RunResult, Store
@@ -93,7 +94,7 @@ class LocalBackend:
             store=store,
             signals=job.signals,
             beat=job.beat,
-            exact=self.policy.dtype in (torch.float32, torch.float64),
+            exact=is_exact(self.policy.dtype),
             worst_case=None if on_cpu else (longest, config.training.max_tokens),
         )
         if trainer.aux_loss_enabled and layout.skip:

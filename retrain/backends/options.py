@@ -17,5 +17,11 @@ class LocalOptions:
 
 
 LOCAL = Capabilities(
-    modules=("trl", "accelerate", "pyarrow"), extra="local", options=LocalOptions, on_this_machine=True
+    modules=("trl", "accelerate", "pyarrow"),
+    extra="local",
+    devices=("cpu", "cuda"),
+    trains=("lora", "full"),
+    resume="to the last bit on a CPU, and on a GPU with deterministic kernels",
+    options=LocalOptions,
+    on_this_machine=True,
 )

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from retrain import estimate, history
 from retrain.cli import extras, formulas, output
-from retrain.cli.derived import bytes_text, disk, memory_of_this_machine, money_at_most, money_text, volume
+from retrain.cli.derived import bytes_text, memory_of_this_machine, money_at_most, money_text
 from retrain.cli.progress import duration
 from retrain.config.schema import KEYS
 from retrain.errors import Problem
+from retrain.estimate import disk, volume
 from retrain.power import ALPHA, FEWEST_SEEDS, POWER, detectable_difference
 from retrain.shapes import measure
 from retrain.types import Capabilities
@@ -127,7 +128,7 @@ def disk_of_all(plan: Plan) -> int | None:
     taken: dict[str, int | None] = {}
     for label, config in firsts.items():
         memory = estimate.memory(config, device_bytes=memory_of_this_machine(config))
-        taken[label] = disk(config, measure(config), memory).total
+        taken[label] = disk(config, measure(config), memory.dtype).total
     each = [taken[cell.label] for cell in plan.cells]
     return None if None in each else sum(filter(None, each))
 

@@ -158,6 +158,48 @@ With CONFIG.toml: also the modules of your own that it names. Nothing is importe
         takes=("toml",),
         flags={"--kind": "family", "--json": ""},
     ),
+    "backends": Command(
+        usage="retrain backends [--json]",
+        summary="see what each backend and engine honours and needs, and whether it is usable here",
+        details="""\
+Also those of installed packages. Nothing is imported: the choices say themselves what they can do.
+
+--json    one JSON document on stdout: backends and engines, each with kind, name, origin ("built-in" or "entry point"),
+          where, target, summary, usable, missing (modules), fix (what to type, or ""), needs (modules), extra, devices,
+          here (those of devices that are there), trains ("lora", "full"; backends), gives (of each token, beside its
+          log-probability; engines), resume (how exactly a run goes on; backends), honours and ignores (config keys),
+          options; null: not known without importing it, or not of that kind""",
+        module="backends",
+        flags={"--json": ""},
+    ),
+    "doctor": Command(
+        usage="retrain doctor [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--probe] [--json]",
+        summary="look at what is really there, and whether a config would run on it",
+        details="""\
+Without CONFIG.toml: retrain.toml in this folder, if there is one. Overrides and flags are those of a run. Of a TOML
+with [campaign], each condition is looked at once.
+
+The machine: Python and packages against the supported versions, extras, torch and its devices, cores, memory, git,
+terminal, clock. Services: the hub, its cache and token, the tracker. The config: everything that is wrong with it, disk
+and memory that it needs, its model, its problems and their lengths, the plugins that it names, and its reward on the
+reference answers (which must count as correct) and on those of other problems (which must not).
+
+--probe   load the model, sample 64 prompts and compute one gradient: how many groups there are to learn from, how many
+          completions are cut, how fast it is, whether sampler and trainer agree, how long the run would take
+--json    one JSON document on stdout: config (file or null), conditions, probe, verdict (the worst there is), fix (the
+          one thing to do first, or ""), and checks: each with family, name, condition (of a campaign, else ""),
+          verdict ("ok", "warn", "fail", "skipped"), found, fix, seconds. Of a later condition only what differs from
+          the first is listed. Errors in arguments as JSON on stderr
+
+Nothing is written but what is cached: tokenizer and data of the hub. Missing models are not downloaded.
+
+Exit code 0: nothing that stops a run was found; warnings may have been. 1: a check has failed: the config cannot run,
+or without a config, no run can.""",
+        module="doctor",
+        takes=("toml",),
+        flags={"--probe": "", "--json": ""},
+        composes=True,
+    ),
     "status": Command(
         usage="retrain status [RUN|CAMPAIGN|DIR …] [--watch] [--all] [--json]",
         summary="see what the runs and campaigns here are doing, and what to do about those in trouble",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from retrain import estimate, money, store
 from retrain.cli import formulas
 from retrain.config import adapter
-from retrain.estimate import ASSUMED_PROMPT
+from retrain.estimate import ASSUMED_PROMPT, evaluations, volume
 from retrain.shapes import ModelSize, measure
 from retrain.types import Usage
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from retrain.estimate import Memory
     from retrain.types import Capabilities
 
-TOKEN_BYTES = 16  # id, log-probability, entropy, advantage: four bytes each, of which compression takes little
-TEXT_BYTES = 4  # a token's text, about
-
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFacts:
@@ -35,39 +31,6 @@ class AdapterFacts:
     rank: int
     alpha: float
     target_modules: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Volume:
-    """How much a run generates."""
-
-    completions_per_step: int
-    generated_batches: int
-    tokens_per_step_at_most: int
-    generated_tokens_at_most: int
-    rollout_bytes_at_most: int
-
-    @property
-    def completions(self) -> int:
-        return self.completions_per_step * self.generated_batches
-
-
-@dataclass(frozen=True, kw_only=True)
-class Disk:
-    """What a run leaves on disk at most, in bytes; None: the model is not here, so its adapter's size is not known.
-
-    Checkpoints hold weights and two moments; one more than is kept while it is written, one of the best score.
-    """
-
-    rollouts: int
-    checkpoints: int | None
-    adapters: int | None  # or models, where every weight is trained
-
-    @property
-    def total(self) -> int | None:
-        if self.checkpoints is None or self.adapters is None:
-            return None
-        return self.rollouts + self.checkpoints + self.adapters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +66,7 @@ def derive(config: RunConfig, name: str, now: dt.datetime, offered: Capabilities
     """
     size, model = volume(config), measure(config)
     memory = estimate.memory(config, device_bytes=memory_of_this_machine(config))
-    taken = disk(config, model, memory)
+    taken = estimate.disk(config, model, memory.dtype)
     if not offered.on_this_machine:
         note = f'unknown: backend "{config.backend.backend}" does not say what it takes of this machine'
         memory = replace(memory, phases=(), peak="", peak_bytes=None, note=note)
@@ -132,36 +95,6 @@ def derive(config: RunConfig, name: str, now: dt.datetime, offered: Capabilities
     )
 
 
-def volume(config: RunConfig) -> Volume:
-    """Work out how much a run of this config generates, evaluations apart."""
-    training = config.training
-    completions = training.batch_size * training.group_size
-    batches = math.ceil(training.max_steps / config.algorithm.num_iterations)
-    tokens = completions * training.max_tokens
-    keep = config.logging.keep_rollouts
-    kept = batches if keep == "all" else 0 if keep == "none" else batches // int(keep)
-    return Volume(
-        completions_per_step=completions,
-        generated_batches=batches,
-        tokens_per_step_at_most=tokens,
-        generated_tokens_at_most=batches * tokens,
-        rollout_bytes_at_most=kept * tokens * (TOKEN_BYTES + TEXT_BYTES),
-    )
-
-
-def disk(config: RunConfig, model: ModelSize, memory: Memory) -> Disk:
-    """Work out what a run leaves on disk: completions, checkpoints, the finished and the best adapter."""
-    rollouts, training = volume(config).rollout_bytes_at_most, config.training
-    if model.trainable is None:
-        return Disk(rollouts=rollouts, checkpoints=None, adapters=None)
-    item = estimate.ITEM_BYTES[memory.dtype]
-    weights = model.trainable * (max(4, item) if config.model.lora_rank else item)  # as `estimate` counts them
-    best = bool(config.eval.every and config.eval.keep_best)
-    kept = min(training.keep_checkpoints + 1 + best, training.max_steps)
-    copies = 1 + best + bool(config.backend.adapter_path)
-    return Disk(rollouts=rollouts, checkpoints=kept * 3 * weights, adapters=copies * weights)
-
-
 def disk_text(found: Derived) -> str:
     """Say what a run leaves on disk, and of what it consists."""
     parts = {
@@ -173,12 +106,6 @@ def disk_text(found: Derived) -> str:
     if found.disk_bytes_at_most is None:
         return f"at most about {said}; checkpoints as the model is, which is not here"
     return f"at most about {bytes_text(found.disk_bytes_at_most)}: {said}"
-
-
-def evaluations(config: RunConfig) -> int:
-    """Count the held-out evaluations of a run: at the start, every `eval.every` steps, and at the end."""
-    steps, every = config.training.max_steps, config.eval.every
-    return len({*range(0, steps + 1, every), steps}) if every else 0
 
 
 def evaluation_tokens(config: RunConfig) -> int | None:

@@ -51,5 +51,4 @@ def backend_of(composed: Composed) -> tuple[Capabilities, list[Problem]]:
         offered = registry.capabilities(config.backend.backend, places=composed.places)
     except ConfigError as error:
         return Capabilities(parts=frozenset()), error.problems
-    absent = parts.not_installed(config, offered)
-    return offered, [*([absent] if absent else []), *parts.wrong_options(config, offered)]
+    return offered, [*parts.not_installed(config, offered), *parts.wrong_options(config, offered)]

@@ -11,6 +11,7 @@ from retrain.cli import extras, output
 from retrain.cli.derived import bytes_text
 from retrain.cli.explain import split_config
 from retrain.cli.flags import take_own
+from retrain.data.source import NOT_OF_THE_HUB
 from retrain.errors import ConfigError, Problem, RunError
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from retrain.config import Composed
     from retrain.config.schema import RunConfig
     from retrain.hub import Fetched
-
-NOT_OF_THE_HUB = ("arithmetic", "jsonl")  # data sources that download nothing
 
 
 @dataclass(frozen=True, kw_only=True)

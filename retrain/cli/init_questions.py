@@ -40,7 +40,7 @@ class Here:
     @classmethod
     def look(cls) -> Here:
         """Look around, without a tensor library and without the network."""
-        cache = adapter.hub_cache()
+        cache = adapter.hub_place("HF_HUB_CACHE", "hub")
         folders = sorted(cache.glob("models--*")) if cache.is_dir() else []
         names = [folder.name.removeprefix("models--").replace("--", "/") for folder in folders]
         return cls(

@@ -189,15 +189,15 @@ def entry_lines(plugin: Plugin, margin: int, width: int) -> list[str]:
     ]
     lines = [f"  {plugin.name:<{margin - 2}}{lines[0]}", *(" " * margin + line for line in lines[1:])]
     for option in plugin.options or ():
-        shown = json.dumps(option.default, ensure_ascii=False)
-        meaning = f"  {option.help}" if option.help else f"  {option.type}"
-        lines += textwrap.wrap(
-            f"{option.name} = {shown}{meaning}",
-            max(margin + 30, width),
-            initial_indent=" " * (margin + 2),
-            subsequent_indent=" " * (margin + 6),
-        )
+        lines += option_lines(option, margin + 2, max(margin + 30, width))
     return [line.rstrip() for line in lines]
+
+
+def option_lines(option: Option, margin: int, width: int) -> list[str]:
+    """Return the lines of one option: its default, and what it means."""
+    shown = json.dumps(option.default, ensure_ascii=False)
+    meaning = f"{option.name} = {shown}  {option.help or option.type}"
+    return textwrap.wrap(meaning, width, initial_indent=" " * margin, subsequent_indent=" " * (margin + 4))
 
 
 def short(where: str) -> str:
