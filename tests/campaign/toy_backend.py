@@ -51,7 +51,8 @@ class Toy:
         return cls(Options(**config.backend.options))
 
     def train(self, job, store, *, resume_from):
-        assert "torch" not in sys.modules
+        alone = getattr(sys.modules["__main__"].__spec__, "name", "") == "retrain.campaign.child"
+        assert not alone or "torch" not in sys.modules
         sleeper = subprocess.Popen(["sleep", "3600"])
         first = checkpoint.step_of(resume_from) if resume_from else 0
         for step in range(first + 1, job.config.training.max_steps + 1):
