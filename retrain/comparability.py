@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from retrain.study import differing
+from retrain.errors import nearest
+from retrain.study import UNFINISHED, differing, measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
 def cautions(study: Study) -> Iterator[str]:
     """Yield what a reader of the comparison has to know."""
-    if study.metric and not any(study.metric in line for run in study.runs for line in run.lines):
-        yield f"no run has {study.metric}; --metric names another one, or switch eval on"
+    known = measured(study.runs)
+    if study.metric not in known:
+        near = nearest(study.metric, known)
+        yield f"no run has {study.metric}" + (f"; did you mean {near}?" if near else "; --metric names another one")
     for label in study.labels:
         if inside := [key for key in differing(study.of(label)) if key not in study.compared]:
             yield f"runs of {label} differ in {', '.join(inside)}"
-        seeds = [run.seed for run in study.of(label)]
+        seeds = [run.seed for run in study.of(label) if run.state not in UNFINISHED]
         if len(set(seeds)) < len(seeds):
             yield f"{label} has several runs of one seed: their mean is one value"
     yield from _beyond(study)
@@ -45,7 +48,6 @@ def _made_with(runs: Sequence[Run]) -> dict[str, set[str]]:
     """Return the versions, commits and data that runs were made with."""
     found: dict[str, set[str]] = {}
     for run in runs:
-        versions = run.record.get("versions")
         versions = run.record.get("versions")
         for package, version in (versions if isinstance(versions, Mapping) else {}).items():
             found.setdefault(package, set()).add(str(version))

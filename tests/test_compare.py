@@ -230,8 +230,18 @@ def test_torn_lines_missing_files_and_an_unknown_metric_raise_nothing(tmp_path):
     (root / "runs" / "grpo+none_s2" / "config.toml").unlink()
     (root / "runs" / "grpo+none_s3" / "run.json").write_text("{")
     assert compare.judge(compare.load([root])).comparisons
-    unknown = compare.judge(compare.load([root], "eval/scores"))
-    assert "no run has eval/scores; --metric names another one, or switch eval on" in unknown.warnings
+
+
+def test_a_metric_that_no_run_has_is_an_error_that_names_those_they_have(tmp_path):
+    root = write_campaign(tmp_path / "done", many(2, 4))
+    with pytest.raises(ConfigError, match=r'--metric = "eval/scores" .* did you mean "eval/score"') as caught:
+        compare.load([root], "eval/scores")
+    assert "reward/mean" in caught.value.problems[0].hint
+    going = write_campaign(tmp_path / "going", {"a": {1: "running"}, "b": {1: "running"}})
+    [warning] = compare.judge(compare.load([going], "eval/scores")).warnings  # it may still come
+    assert warning == "no run has eval/scores; did you mean eval/score?"
+    declared = write_campaign(tmp_path / "declared", many(2, 4), metric="test/score")
+    assert "no run has test/score" in compare.judge(compare.load([declared])).warnings[0]
 
 
 def test_a_damaged_manifest_is_named(tmp_path):

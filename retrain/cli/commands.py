@@ -189,12 +189,14 @@ RUN|CAMPAIGN   several: conditions are what differs in their configs, the first 
                   verdict where conditions lost runs unequally
 --html FILE       write the report there; replaces FILE
 --json            one JSON document on stdout: name, headline, metric, baseline, min_effect, failures, compared,
-                  warnings, looks, conditions, comparisons, secondary, runs; null: not known; errors as JSON on stderr
+                  warnings, looks, conditions, problems, comparisons, secondary, runs; null: not known; errors as JSON
+                 on stderr
 
-A comparison in --json: label, baseline, seeds (common ones), difference, low, high (95 %, jointly), p, p_holm,
-improvement (chance to be ahead on a new seed), improvement_low, improvement_high, verdict ("better", "worse",
-"equivalent", "cannot tell", "no verdict"), reason (of no verdict), spread, detectable, detectable_low, detectable_high,
-seeds_needed, sentence. What they mean: retrain man compare
+A comparison in --json: label, baseline, seeds (common ones), difference, low, high (95 %, jointly, over seeds),
+problems_low, problems_high (the same over seeds and problems), p, p_holm, improvement (chance to be ahead on a new
+seed), improvement_low, improvement_high, verdict ("better", "worse", "equivalent", "cannot tell", "no verdict"), reason
+(of no verdict), spread, detectable, detectable_low, detectable_high, seeds_needed, sentence. problems: count, left_out
+(some run could not score them), reason (why there is no interval over problems). What they mean: retrain man compare
 
 {RUN_REFERENCES}""",
         module="compare",

@@ -108,6 +108,7 @@ def text(verdicts: Verdicts, style: Style, where: str) -> str:
     lines.append("")
     for c in verdicts.comparisons:
         lines += style.fold(c.sentence, "  ")
+    lines += ["", *other_problems(verdicts, style)]
     if verdicts.secondary:
         lines += ["", "secondary: no correction, no verdict; in brackets 95 % of the difference"]
         lines += table(secondary_rows(verdicts), style)
@@ -137,6 +138,19 @@ def condition_rows(verdicts: Verdicts) -> list[list[str]]:
             row += [signed(c.difference), span(c.low, c.high, sign=True), p, c.verdict]
         rows.append(row)
     return rows
+
+
+def other_problems(verdicts: Verdicts, style: Style) -> list[str]:
+    """Return the intervals for seeds and problems together, or why there are none."""
+    known = verdicts.problems
+    if known.reason:
+        return style.fold(f"these intervals are about other seeds, not about other problems: {known.reason}", "")
+    dropped = f"; {known.left_out} more could not be scored in all runs" if known.left_out else ""
+    family = ", jointly" if len(verdicts.comparisons) > 1 else ""
+    rows = [["condition", f"95 %{family}"]]
+    rows += [[c.label, span(c.problems_low, c.problems_high, sign=True)] for c in verdicts.comparisons]
+    what = f"above: other seeds on these {known.count} problems{dropped}; here: other seeds on other problems like them"
+    return [*style.fold(what, ""), *table(rows, style)]
 
 
 def secondary_rows(verdicts: Verdicts) -> list[list[str]]:
