@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from retrain import seeds
 from retrain.errors import nearest
 from retrain.study import UNFINISHED, differing, measured
+
+UNEVEN = 4.0  # ratio of standard deviations; four seeds of equal conditions reach it once in twenty times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,10 +26,11 @@ def cautions(study: Study) -> Iterator[str]:
     for label in study.labels:
         if inside := [key for key in differing(study.of(label)) if key not in study.compared]:
             yield f"runs of {label} differ in {', '.join(inside)}"
-        seeds = [run.seed for run in study.of(label) if run.state not in UNFINISHED]
-        if len(set(seeds)) < len(seeds):
+        given = [run.seed for run in study.of(label) if run.state not in UNFINISHED]
+        if len(set(given)) < len(given):
             yield f"{label} has several runs of one seed: their mean is one value"
     yield from _beyond(study)
+    yield from _uneven(study)
     for name, values in _made_with(study.runs).items():
         if len(values) > 1 and not (name == "data" and any(key.startswith("data") for key in study.compared)):
             yield f"the runs were made with different {name}: {', '.join(sorted(values))}"
@@ -42,6 +46,23 @@ def _beyond(study: Study) -> Iterator[str]:
     beyond = [key for key in keys if not any(key == c or key.startswith(f"{c}.") for c in study.compared)]
     if beyond:
         yield f"the conditions also differ in {', '.join(beyond)}: a difference may be due to that"
+
+
+def _uneven(study: Study) -> Iterator[str]:
+    """Yield a warning where a condition varies much more or less over seeds than the baseline.
+
+    A t-test bears that when values are normal, and errs often when they are skewed.
+    """
+    spreads = {label: seeds.spread(list(study.values(label, study.final).values()))[0] for label in study.labels}
+    base = spreads.pop(study.baseline)
+    for label, own in spreads.items():
+        if min(own, base) > 0 and max(own, base) / min(own, base) >= UNEVEN:
+            more, less = (label, study.baseline) if own > base else (study.baseline, label)
+            times = max(own, base) / min(own, base)
+            yield (
+                f"{more} varies {times:.1f} times as much over seeds as {less}: if a few seeds of it are far off, the "
+                "verdict errs more often than it says (retrain man compare)"
+            )
 
 
 def _made_with(runs: Sequence[Run]) -> dict[str, set[str]]:

@@ -267,6 +267,8 @@ def _headline(comparisons: Sequence[Comparison]) -> str:
     first = ranked[0].sentence
     others = [f"{sum(c.verdict == word for c in ranked[1:])} {word}" for word in order]
     rest = ", ".join(text for text in others if not text.startswith("0 "))
+    if len(ranked) == 2:
+        return f"{first}. The other one: {ranked[1].verdict}."
     return f"{first}." + (f" Of the other {len(ranked) - 1}: {rest}." if rest else "")
 
 
@@ -298,8 +300,10 @@ def _measured(found: Study, name: str, note: str, measure: Measure) -> Secondary
     differences = {}
     for label in found.labels[1:]:
         shared = sorted(base.keys() & values[label].keys())
-        interval = seeds.t_interval([values[label][s] - base[s] for s in shared])
-        differences[label] = tuple(float(part) for part in interval)
+        d = [values[label][s] - base[s] for s in shared]
+        mean, low, high = (float(part) for part in seeds.t_interval(d))
+        known = bool(seeds.varies(d))  # the same on all seeds is no certainty
+        differences[label] = (mean, low, high) if known else (mean, math.nan, math.nan)
     means = {label: float(np.mean(list(v.values()))) if v else math.nan for label, v in values.items()}
     return Secondary(name=name, note=note, means=means, differences=differences)
 

@@ -26,6 +26,7 @@ from retrain.store import write_atomically
 from retrain.study import differing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from jinja2 import Template
@@ -143,7 +144,16 @@ def cost(found: Study) -> str:
     """Say what the runs have spent so far."""
     tokens = sum(run.total(compare.TOKENS) for run in found.runs)
     hours = sum(run.total(compare.SECONDS) for run in found.runs) / 3600
-    return f"{tokens:,.0f} tokens generated and {hours:.2g} hours of steps, over all runs"
+    return f"{tokens:,.0f} tokens generated and {hours:.2g} hours of steps, over all runs{_conducted(found.manifest)}"
+
+
+def _conducted(manifest: Mapping[str, Any]) -> str:
+    """Say how long a campaign was at work, and from start to end; nothing while it goes on."""
+    created, opened, ended = (manifest.get(name) for name in ("created", "opened", "ended"))
+    if created is None or opened is None or ended is None:
+        return ""
+    active = manifest.get("active_seconds", 0.0) + ended - opened
+    return f"; the campaign was at work for {active / 3600:.2g} hours, {(ended - created) / 3600:.2g} from start to end"
 
 
 def methods(verdicts: Verdicts) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TextIO
 from retrain.campaign.state import Curves, state_of_campaign
 from retrain.cli import campaign_table
 from retrain.cli.progress import duration, shown
-from retrain.cli.status_view import Style, visible
+from retrain.cli.status_view import Style, took, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,8 +81,8 @@ def run_line(state: CampaignState, cell: Cell) -> str:
     elif cell.state != "running":
         facts += [f"step {cell.steps_done}/{cell.max_steps}"] if cell.run is not None else []
         facts += [f"{state.metric} {cell.metric:.3f}"] if cell.metric is not None else []
-        known = cell.started is not None and cell.ended is not None
-        facts += [f"took {duration(max(0.0, cell.ended - cell.started))}"] if known else []  # type: ignore[operator]  # both are known
+        if cell.started is not None and cell.ended is not None:
+            facts.append(took(cell.started, cell.ended, cell.run.active_seconds if cell.run else None))
         facts += [visible(cell.cause)] if cell.cause else []
     return " · ".join(facts)
 
@@ -178,8 +178,8 @@ def ending(directory: Path) -> str:
     from retrain import compare
 
     state = state_of_campaign(directory)
-    spent = f" in {duration(state.ended - state.started)}" if state.ended and state.started else ""
-    lines = ["", f"{visible(state.name)}: {campaign_table.counted(state)}{spent}"]
+    spent = campaign_table.spent(state)
+    lines = ["", f"{visible(state.name)}: {', '.join(filter(None, [campaign_table.counted(state), spent]))}"]
     if state.counts.get("done"):
         lines.append(f"  {visible(compare.headline(directory))}")
     lines += campaign_table.troubles(state, Style.of(sys.stderr))

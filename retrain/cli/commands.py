@@ -161,14 +161,14 @@ machine the process cannot be looked for: there a run is also stalled when it ha
 
 A run in --json: directory, name, state, cause (likely cause of trouble; "": none), phase, phase_seconds, steps_done,
 max_steps, reward, correct_rate (both of the last step), eval_score, eval_step (the last held-out score), best_score,
-best_step, seconds_per_step, eta_seconds, started, ended (unix seconds), exit_reason, problems (health rules that are
-broken now: rule, step, message, hint, evidence, until), stacks (a file in directory), commands (what to type next).
-What is not known is null or "".
+best_step, seconds_per_step, eta_seconds, started, ended (unix seconds), active_seconds (without the time that it lay
+idle), exit_reason, problems (health rules that are broken now: rule, step, message, hint, evidence, until), stacks (a
+file in directory), commands (what to type next). What is not known is null or "".
 
 A campaign in --json: directory, name, kind ("campaign" or "multirun"), state, cause, metric, baseline, max_workers,
-eta_seconds (of the whole), started, ended, conditions (labels, in order), seeds, counts (runs by state), steps_done,
-max_steps (of all runs together), commands, and runs: the keys of a run, and label (its condition), seed, attempts and
-metric_value (the last value of the campaign's metric). A run of a campaign may also be planned.
+eta_seconds (of the whole), started, ended, active_seconds, conditions (labels, in order), seeds, counts (runs by
+state), steps_done, max_steps (of all runs together), commands, and runs: the keys of a run, and label (its condition),
+seed, attempts and metric_value (the last value of the campaign's metric). A run of a campaign may also be planned.
 
 {RUN_REFERENCES}
 CAMPAIGN likewise: abl is the latest campaign of abl.toml, and its runs are in its folder runs/.""",

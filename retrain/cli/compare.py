@@ -145,11 +145,12 @@ def other_problems(verdicts: Verdicts, style: Style) -> list[str]:
     known = verdicts.problems
     if known.reason:
         return style.fold(f"these intervals are about other seeds, not about other problems: {known.reason}", "")
-    dropped = f"; {known.left_out} more could not be scored in all runs" if known.left_out else ""
+    dropped = f" ({known.left_out} more could not be scored in all runs)" if known.left_out else ""
     family = ", jointly" if len(verdicts.comparisons) > 1 else ""
     rows = [["condition", f"95 %{family}"]]
     rows += [[c.label, span(c.problems_low, c.problems_high, sign=True)] for c in verdicts.comparisons]
-    what = f"above: other seeds on these {known.count} problems{dropped}; here: other seeds on other problems like them"
+    n = known.count
+    what = f"on other problems like these {n}{dropped}, with other seeds; above: with other seeds on these {n}"
     return [*style.fold(what, ""), *table(rows, style)]
 
 
