@@ -281,10 +281,11 @@ def _secondary(found: Study) -> Iterator[Secondary]:
         ("training reward, end", "mean of reward/mean over the last 10 % of the steps", study.tail_mean),
         ("training reward, area", "mean of reward/mean over all steps", study.area),
     ]
-    for name, cost, unit in (("equal tokens", TOKENS, "generated tokens"), ("equal time", SECONDS, "seconds")):
+    clock = "seconds of steps, which depend on what else the machine did"
+    for name, cost, unit in (("equal tokens", TOKENS, "generated tokens"), ("equal time", SECONDS, clock)):
         budget = min((run.total(cost) for run in done), default=0.0)
         if budget > 0:
-            note = f"{found.metric} when each run had spent {budget:,.0f} {unit}, the most that all runs reached"
+            note = f"{found.metric} when each run had spent {budget:,.0f}, the most that all runs reached, of {unit}"
             measure = partial(study.at_budget, metric=found.metric, cost=cost, budget=budget)
             measures.append((name, note, measure))
     for name, note, measure in measures:

@@ -338,7 +338,11 @@ def _by_config(runs: Sequence[Run], by: Sequence[str]) -> tuple[list[Run], list[
         ConfigError: a key of `by` that no config has.
     """
     known = {key for run in runs for key in run.config}
-    wrong = [unknown_name(kind="key of these configs", name=key, known=sorted(known)) for key in by if key not in known]
+    wrong = [
+        unknown_name(kind="key of these configs", name=key, known=sorted(known), key="--by")
+        for key in by
+        if key not in known
+    ]
     if wrong:
         raise ConfigError([replace(problem, hint="") for problem in wrong])  # all keys are too many to list
     keys = list(by) or differing(runs)

@@ -260,7 +260,9 @@ def _problems(
         )
     for label in labels:
         if not LABEL.fullmatch(label):
-            yield Problem(message=f'"{label}" cannot name a folder', hint='give the condition a name: name = "hot"')
+            yield Problem(
+                message=f'the condition "{label}" cannot name a folder', hint='give the condition a name: name = "hot"'
+            )
     by_key: dict[str, Cell] = {}
     for cell in cells:
         same = by_key.setdefault(cell.key, cell)

@@ -115,6 +115,9 @@ def text(verdicts: Verdicts, style: Style, where: str) -> str:
     lost = [run for run in found.runs if run.state == "failed"]
     for run in lost:
         lines += style.fold(f"failed: {run.name}: {visible(run.exit_reason.strip().partition(chr(10))[0])}", "  ")
+    for run in found.runs:
+        if run.state == "done" and found.final(run) is None:
+            lines += style.fold(f"lost: {run.name} is done, and has no {found.metric} at its last step", "  ")
     for warning in verdicts.warnings:
         lines += style.fold(f"warning: {warning}", "")
     if found.looks:

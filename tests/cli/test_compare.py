@@ -113,6 +113,14 @@ def test_failed_runs_are_named_with_their_reason(tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["comparisons"][0]["reason"] == ""
 
 
+def test_runs_that_are_done_without_a_value_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scores = many(2, 5)
+    write_campaign(tmp_path / "abl", {"a": scores["grpo+none"], "b": {**scores["maxrl+none"], 5: None}})
+    assert main(["compare", "abl"]) == 0
+    assert "lost: b_s5 is done, and has no eval/score at its last step" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
