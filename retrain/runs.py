@@ -113,6 +113,7 @@ class RunState:
     eta_seconds: float | None = None  # until the last step; only of a run that makes progress
     started: float | None = None
     ended: float | None = None  # of a killed run: its last sign of life
+    active_seconds: float | None = None  # that processes have worked on it, those that were killed apart
     exit_reason: str = ""
     problems: list[dict[str, Any]] = field(default_factory=list)  # rules of retrain.health that are broken now
     stacks: str = ""  # the file in the run directory with the stacks of a stalled run
@@ -162,6 +163,7 @@ def state_of(directory: Path, now: float | None = None) -> RunState:
         eta_seconds=_eta(lines, record.max_steps - steps, now) if state == "running" else None,
         started=record.started,
         ended=ended,
+        active_seconds=record.active_seconds or None,
         exit_reason=record.exit_reason,
         problems=problems,
         stacks="stacks.txt" if state == "stalled" and (directory / "stacks.txt").is_file() else "",

@@ -1,7 +1,7 @@
 """The run directory: what a run was, did and is. It is the truth; trackers are projections of it.
 
-    config.toml  run.json  metrics.jsonl  rollouts/step-N.parquet  checkpoints/step-N/  adapter/  adapter-best/
-    heartbeat.json  stacks.txt  debug/  tracking/  plots/  log.txt
+    config.toml  run.json  metrics.jsonl  rollouts/step-N.parquet  evaluations/step-N.parquet  checkpoints/step-N/
+    adapter/  adapter-best/  heartbeat.json  stacks.txt  debug/  tracking/  plots/  log.txt
 
 One process writes here: the one that trains, under `.lock`. `tracking/` and `plots/` belong to the follower.
 """
@@ -25,7 +25,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from retrain import rollouts
+from retrain import evaluations, rollouts
 from retrain.errors import ConfigError, Interrupted, RetrainError, RunError
 from retrain.types import MONEY
 
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from retrain.config.schema import RunConfig
-    from retrain.types import Credit, Group
+    from retrain.evaluations import Answer
+    from retrain.types import Credit, Group, Task
 
 FORMAT = 1  # of run.json and of the files beside it
 BESIDE_IT = (
@@ -373,6 +374,7 @@ class RunStore:
         for file in (self.dir / "rollouts").glob("step-*.parquet"):
             if int(file.stem.removeprefix("step-")) > step:
                 file.unlink()
+        evaluations.cut_back(self.dir, step)
 
     def keeps_rollouts(self, step: int) -> bool:
         """Whether this step's completions stay on disk: logging.keep_rollouts."""
@@ -385,3 +387,9 @@ class RunStore:
         """Write every completion of a step, where they are kept (`retrain.rollouts`)."""
         if self.keeps_rollouts(step):
             rollouts.write(self.dir, step, groups, credit, planning)
+
+    def write_evaluation(
+        self, part: str, step: int, tasks: Sequence[Task], answers: Sequence[Sequence[Answer]]
+    ) -> None:
+        """Write the answers of an evaluation (`retrain.evaluations`); their texts where those of the step are kept."""
+        evaluations.write(self.dir, part, step, tasks, answers, texts=self.keeps_rollouts(step))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from retrain.config.schema import RunConfig
     from retrain.errors import RunError
+    from retrain.evaluations import Answer
     from retrain.events import Diagnosed, Emit
     from retrain.store import RunRecord
 
@@ -387,6 +388,10 @@ class Store(Protocol):
 
     def write_rollouts(
         self, step: int, groups: Sequence[Group], credit: Credit, planning: Bool[Tensor, "B T"] | None
+    ) -> None: ...
+
+    def write_evaluation(
+        self, part: str, step: int, tasks: Sequence[Task], answers: Sequence[Sequence[Answer]]
     ) -> None: ...
 
 

@@ -172,6 +172,9 @@ def _extended(root: Path, manifest: Manifest, plan: Plan) -> Manifest:
     new = [cell for cell in plan.cells if cell.name not in there]
     with store.needed(root):
         _write_configs(plan, [cell.name for cell in new])
+    done = sum(run.state == "done" for run in manifest.runs)
+    look = {"time": round(time.time(), 3), "done": done, "planned": len(manifest.runs)}
+    judged = new and manifest.state in ("done", "failed")  # its report gave a verdict: an end that was none
     known = {condition["label"] for condition in manifest.conditions}
     added = [{"label": c.label, "overrides": c.overrides} for c in plan.conditions if c.label not in known]
     return replace(
@@ -179,6 +182,7 @@ def _extended(root: Path, manifest: Manifest, plan: Plan) -> Manifest:
         campaign={**keys_as_dict(plan.campaign), "seeds": sorted({*manifest.campaign["seeds"], *plan.campaign.seeds})},
         conditions=[*manifest.conditions, *added],
         runs=[*manifest.runs, *map(_entry, new)],
+        looks=[*manifest.looks, look] if judged else manifest.looks,
     )
 
 

@@ -16,6 +16,8 @@ from retrain import store
 from retrain.config import values
 from retrain.config.campaign import LABEL
 from retrain.config.compose import CellConfig, Composed, compose, compose_campaign
+from retrain.config.logged import metric_problem
+from retrain.config.origins import DEFAULT
 from retrain.config.schema import CAMPAIGN_KEYS, Campaign
 from retrain.errors import ConfigError, Problem, unknown_name
 
@@ -223,7 +225,7 @@ def _checked(
     *,
     kind: str,
 ) -> Plan:
-    problems = [*_problems(campaign, conditions, cells, wanted)]
+    problems = [*_problems(campaign, conditions, cells, wanted), *_metric_problems(base, campaign, cells)]
     if problems:
         raise ConfigError(problems)
     if wanted:
@@ -256,7 +258,9 @@ def _problems(
         )
     for label in labels:
         if not LABEL.fullmatch(label):
-            yield Problem(message=f'"{label}" cannot name a folder', hint='give the condition a name: name = "hot"')
+            yield Problem(
+                message=f'the condition "{label}" cannot name a folder', hint='give the condition a name: name = "hot"'
+            )
     by_key: dict[str, Cell] = {}
     for cell in cells:
         same = by_key.setdefault(cell.key, cell)
@@ -273,6 +277,24 @@ def _problems(
         for label in chosen:
             if label not in labels:
                 yield unknown_name(kind="condition", name=label, known=labels, key=name)
+
+
+def _metric_problems(base: Composed, campaign: Campaign, cells: Sequence[Cell]) -> Iterator[Problem]:
+    """Yield a problem when some runs will not have the metric that decides."""
+    table = base.campaign
+    written = table is not None and "metric" in table.origins
+    at = table.at("metric") if table is not None and written else DEFAULT
+    shown = f'campaign.metric = "{campaign.metric}"'
+    firsts = {cell.label: cell.composed.config for cell in reversed(cells)}
+    found = {
+        label: problem
+        for label, config in firsts.items()
+        if (problem := metric_problem(campaign.metric, config, at, shown))
+    }
+    for message in dict.fromkeys(problem.message for problem in found.values()):
+        labels = [label for label, problem in found.items() if problem.message == message]
+        where = "" if len(labels) == len(firsts) else f" (in {', '.join(sorted(labels))})"
+        yield replace(found[labels[0]], message=f"{message}{where}")
 
 
 def keys_as_dict(campaign: Campaign) -> dict[str, Any]:

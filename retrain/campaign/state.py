@@ -85,6 +85,7 @@ class CampaignState:
     eta_seconds: float | None = None  # until the last run has ended; only of a campaign that goes on
     started: float | None = None
     ended: float | None = None
+    active_seconds: float | None = None  # that it was conducted
     host: str = ""
     pid: int = 0
     tracking_uri: str = "none"
@@ -150,6 +151,7 @@ def state_of_campaign(directory: Path, now: float | None = None, manifest: Manif
         eta_seconds=eta(cells, workers) if state == "running" else None,
         started=manifest.created,
         ended=manifest.ended,
+        active_seconds=(manifest.conducted() or None) if manifest.ended is not None else None,
         host=manifest.host,
         pid=manifest.pid,
         tracking_uri=manifest.tracking_uri,
@@ -323,7 +325,7 @@ def _paces(cells: Sequence[Cell]) -> Iterator[tuple[str, float]]:
     for label in dict.fromkeys(cell.label for cell in cells):
         ours = [cell for cell in cells if cell.label == label and cell.run is not None]
         whole = [
-            (cell.run.ended - cell.run.started) / cell.run.steps_done
+            (cell.run.active_seconds or cell.run.ended - cell.run.started) / cell.run.steps_done
             for cell in ours
             if cell.run and cell.state == "done" and cell.run.ended and cell.run.started and cell.run.steps_done
         ]

@@ -69,7 +69,7 @@ def spent(state: CampaignState) -> str:
     if state.eta_seconds is not None:
         return f"{duration(state.eta_seconds)} left"
     if state.ended is not None and state.started is not None:
-        return f"took {duration(max(0.0, state.ended - state.started))}"
+        return status_view.took(state.started, state.ended, state.active_seconds)
     return ""
 
 

@@ -15,7 +15,7 @@ from retrain import money
 from retrain.campaign.state import UNFINISHED, Curves, state_of_campaign
 from retrain.cli import campaign_table, output
 from retrain.cli.progress import duration, shown
-from retrain.cli.status_view import Style, visible
+from retrain.cli.status_view import Style, took, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,8 +82,8 @@ def run_line(state: CampaignState, cell: Cell) -> str:
     elif cell.state != "running":
         facts += [f"step {cell.steps_done}/{cell.max_steps}"] if cell.run is not None else []
         facts += [f"{state.metric} {cell.metric:.3f}"] if cell.metric is not None else []
-        known = cell.started is not None and cell.ended is not None
-        facts += [f"took {duration(max(0.0, cell.ended - cell.started))}"] if known else []  # type: ignore[operator]  # both are known
+        if cell.started is not None and cell.ended is not None:
+            facts.append(took(cell.started, cell.ended, cell.run.active_seconds if cell.run else None))
         facts += [visible(cell.cause)] if cell.cause else []
     return " · ".join(facts)
 
@@ -181,9 +181,9 @@ def ending(directory: Path) -> str:
     from retrain import compare
 
     state = state_of_campaign(directory)
-    spent = f" in {duration(state.ended - state.started)}" if state.ended and state.started else ""
-    paid = f", {money.text(state.money)}" if state.money else ""
-    lines = ["", f"{visible(state.name)}: {campaign_table.counted(state)}{spent}{paid}"]
+    paid = money.text(state.money) if state.money else ""
+    told = ", ".join(filter(None, [campaign_table.counted(state), campaign_table.spent(state), paid]))
+    lines = ["", f"{visible(state.name)}: {told}"]
     if state.counts.get("done"):
         lines.append(f"  {visible(compare.headline(directory))}")
     lines += campaign_table.troubles(state, Style.of(sys.stderr))

@@ -218,14 +218,16 @@ machine the process cannot be looked for: there a run is also stalled when it ha
 
 A run in --json: directory, name, state, cause (likely cause of trouble; "": none), phase, phase_seconds, steps_done,
 max_steps, reward, correct_rate (both of the last step), eval_score, eval_step (the last held-out score), best_score,
-best_step, seconds_per_step, eta_seconds, started, ended (unix seconds), exit_reason, problems (health rules that are
-broken now: rule, step, message, hint, evidence, until), stacks (a file in directory), money (spent so far, by currency;
-empty where the backend has no price), commands (what to type next). What is not known is null or "".
+best_step, seconds_per_step, eta_seconds, started, ended (unix seconds), active_seconds (without the time that it lay
+idle), exit_reason, problems (health rules that are broken now: rule, step, message, hint, evidence, until), stacks (a
+file in directory), money (spent so far, by currency; empty where the backend has no price), commands (what to type
+next). What is not known is null or "".
 
 A campaign in --json: directory, name, kind ("campaign" or "multirun"), state, cause, metric, baseline, max_workers,
-eta_seconds (of the whole), started, ended, conditions (labels, in order), seeds, counts (runs by state), steps_done,
-max_steps, money (of all runs together), commands, and runs: the keys of a run, and label (its condition), seed,
-attempts and metric_value (the last value of the campaign's metric). A run of a campaign may also be planned.
+eta_seconds (of the whole), started, ended, active_seconds, conditions (labels, in order), seeds, counts (runs by
+state), steps_done, max_steps, money (of all runs together), commands, and runs: the keys of a run, and label (its
+condition), seed, attempts and metric_value (the last value of the campaign's metric). A run of a campaign may also be
+planned.
 
 {RUN_REFERENCES}
 CAMPAIGN likewise: abl is the latest campaign of abl.toml, and its runs are in its folder runs/.""",
@@ -246,12 +248,14 @@ RUN|CAMPAIGN   several: conditions are what differs in their configs, the first 
                   verdict where conditions lost runs unequally
 --html FILE       write the report there; replaces FILE
 --json            one JSON document on stdout: name, headline, metric, baseline, min_effect, failures, compared,
-                  warnings, looks, conditions, comparisons, secondary, runs; null: not known; errors as JSON on stderr
+                  warnings, looks, conditions, problems, comparisons, secondary, runs; null: not known; errors as JSON
+                 on stderr
 
-A comparison in --json: label, baseline, seeds (common ones), difference, low, high (95 %, jointly), p, p_holm,
-improvement (chance to be ahead on a new seed), improvement_low, improvement_high, verdict ("better", "worse",
-"equivalent", "cannot tell", "no verdict"), reason (of no verdict), spread, detectable, detectable_low, detectable_high,
-seeds_needed, sentence. What they mean: retrain man compare
+A comparison in --json: label, baseline, seeds (common ones), difference, low, high (95 %, jointly, over seeds),
+problems_low, problems_high (the same over seeds and problems), p, p_holm, improvement (chance to be ahead on a new
+seed), improvement_low, improvement_high, verdict ("better", "worse", "equivalent", "cannot tell", "no verdict"), reason
+(of no verdict), spread, detectable, detectable_low, detectable_high, seeds_needed, sentence. problems: count, left_out
+(some run could not score them), reason (why there is no interval over problems). What they mean: retrain man compare
 
 {RUN_REFERENCES}""",
         module="compare",

@@ -116,7 +116,10 @@ def compose_campaign(
     cwd = Path.cwd() if cwd is None else cwd.resolve()
     plan = _read(path, arguments, cwd)
     assert plan.campaign is not None, "the caller has looked for [campaign]"
-    table = replace(plan.campaign, values=replace(plan.campaign.values, **(changes or {})))
+    changed = changes or {}
+    typed = {name: Origin(kind="command line", text=f"campaign.{name}={value}") for name, value in changed.items()}
+    origins = {**plan.campaign.origins, **typed}
+    table = replace(plan.campaign, values=replace(plan.campaign.values, **changed), origins=origins)
     plan = replace(plan, campaign=table)
     given = plan.above[-1].values.get("training.seed")
     problems: list[Problem] = []

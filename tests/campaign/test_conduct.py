@@ -9,7 +9,7 @@ import pytest
 
 from retrain import tracking
 from retrain.campaign import conduct, plan
-from retrain.campaign.manifest import Manifest, newest_unfinished
+from retrain.campaign.manifest import Manifest, RunEntry, newest_unfinished
 from retrain.cli.main import main
 from retrain.errors import ConfigError, Incomplete, Interrupted
 from retrain.store import RunLock, read_metrics
@@ -150,8 +150,26 @@ def test_seeds_and_conditions_are_added_and_a_changed_condition_is_refused_by_it
     assert [run.name for run in Manifest.read(Path("root")).runs] == ["a_s1", "a_s2", "b_s1", "b_s2"]
     assert [c["label"] for c in Manifest.read(Path("root")).conditions] == ["a", "b"]
     assert Path("root/runs/a_s1/run.json").stat().st_mtime_ns == before
+    [look] = Manifest.read(Path("root")).looks  # the first end gave a verdict, and was none
+    assert (look["done"], look["planned"]) == (1, 1)
     with pytest.raises(ConfigError, match=r"a_s1 is there already, with another training.lr"):
         conduct.go_on(Path("root"), nobody, plan=planned(more.replace("1e-5", "3e-5")))
+
+
+def test_the_time_that_a_campaign_lay_idle_is_not_time_that_it_was_conducted(toys):
+    manifest = planned().campaign  # any campaign's keys
+    run = RunEntry(name="a_s1", label="a", seed=1, overrides=[], directory="runs/a_s1", key="", ended=130.0)
+    first = Manifest(
+        name="abl", source="", kind="campaign", campaign=vars(manifest), conditions=[], runs=[run], tracking_uri="none",
+        experiment="x", places=[], cwd="", created=100.0, opened=100.0, ended=160.0, state="interrupted",
+    )  # fmt: skip
+    second = first.taken_over()  # much later
+    assert second.active_seconds == 60.0
+    assert second.opened > 1e9
+    again = replace(second, opened=10_000.0, ended=10_040.0)
+    assert again.conducted() == 100.0
+    killed = replace(first, ended=None, state="running").taken_over()
+    assert killed.active_seconds == 30.0  # up to the end of its last run
 
 
 def test_a_campaign_that_is_being_conducted_is_refused(toys):

@@ -236,6 +236,13 @@ def test_a_damaged_run_is_listed_and_shown(outputs, capsys):
 # --- for programs ---------------------------------------------------------------------------------------------------
 
 
+def test_idle_time_is_told_apart_from_work_where_there_was_any():
+    assert status_view.took(0.0, 3600.0, None) == "took 1:00:00"
+    assert status_view.took(0.0, 3600.0, 3500.0) == "took 1:00:00"  # within a twentieth: saving, starting
+    assert status_view.took(0.0, 7200.0, 3600.0) == "took 1:00:00 (2:00:00 from start to end)"
+    assert status_view.took(0.0, 50.0, 10.0) == "took 0:50"
+
+
 def test_json_is_one_document_whose_keys_are_in_the_help(outputs, capsys):
     make("outputs/mini/5", problems=[{**TROUBLE, "evidence": {"policy/loss": float("nan")}}])
     assert main(["status", "--json"]) == 0
