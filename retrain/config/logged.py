@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from retrain import registry
+from retrain import metrics, registry
 from retrain.config.check import CLIPPED, OWN_REWARD
 from retrain.config.transforms import planned
 from retrain.errors import Problem, nearest
@@ -18,25 +18,6 @@ if TYPE_CHECKING:
 
     from retrain.config.origins import Origin
     from retrain.config.schema import RunConfig
-
-STEP = ("policy/loss", "policy/grad_norm", "policy/lr", "policy/changed", "tokens/trained", "time/train", "time/total")
-BATCH = (
-    "reward/mean", "reward/std", "reward/correct_rate", "reward/errors", "reward/unscorable",
-    "reward/length_correlation", "groups/all_correct", "groups/all_wrong", "groups/informative",
-    "completion/length_mean", "completion/length_max", "completion/truncated_rate", "completion/duplicate_rate",
-    "advantage/max_abs", "entropy/mean", "tokens/generated", "time/generate", "time/score",
-    "ratio/p50", "ratio/p95", "ratio/p99", "ratio/outside",
-)  # fmt: skip
-PLANNING = (
-    "planning/share", "entropy/planning", "entropy/planning_variance", "entropy/execution",
-    "entropy/execution_variance",
-)  # fmt: skip
-OF_TRANSFORMS = {
-    "gtpo": ("gtpo/clamped_share",),
-    "sepa": ("sepa/lambda", "sepa/execution_variance"),
-    "entropy_mask": ("entropy_mask/kept_share",),
-    "clip": ("clip/clipped_share",),
-}
 
 
 @dataclass(frozen=True)
@@ -56,11 +37,11 @@ def logged(config: RunConfig) -> Iterator[Some]:
     """Yield all metrics that the program itself may write at the last step, with the reason why this run does not."""
     algorithm, wanted, steps = config.algorithm, config.eval, planned(config)
     names = {step.name for step in steps}
-    yield Some(STEP)
+    yield Some(metrics.written("step"))
     generates = (config.training.max_steps - 1) % algorithm.num_iterations == 0
     reason = f"the last step generates nothing, with algorithm.num_iterations = {algorithm.num_iterations}"
     length = config.training.max_steps - (config.training.max_steps - 1) % algorithm.num_iterations
-    yield Some(BATCH, None if generates else (reason, f"such as training.max_steps = {length}"))
+    yield Some(metrics.written("batch"), None if generates else (reason, f"such as training.max_steps = {length}"))
     off = ("eval.every = 0 turns evaluation off", 'set eval.every, or metric = "reward/mean"')
     measured = [f"eval/{name}" for name in _evaluated(config)]
     yield Some([*measured, "eval/gap", "time/evaluate"], None if wanted.every else off)
@@ -69,13 +50,14 @@ def logged(config: RunConfig) -> Iterator[Some]:
     yield Some([*tested, "time/test"], None if wanted.final_test else off)
     looks = any(step.entry is not None and "planning_mask" in step.entry.requires for step in steps)
     off = ("no transform looks for planning tokens", 'such as transform_mode = "gtpo_sepa"')
-    yield Some(PLANNING, None if looks else off)
-    for name, keys in OF_TRANSFORMS.items():
+    yield Some(metrics.written("planning"), None if looks else off)
+    for name in registry.names("transform"):
+        keys = metrics.written(name)
         yield Some(keys, None if name in names else (f"{name} is not one of the transforms", "take another metric"))
-    yield Some(["policy/kl"], None if algorithm.kl_coef else ("algorithm.kl_coef is 0", "set kl_coef"))
+    yield Some(metrics.written("kl"), None if algorithm.kl_coef else ("algorithm.kl_coef is 0", "set kl_coef"))
     clips = algorithm.loss_type in (*CLIPPED, "cispo")
     loss = f'algorithm.loss_type = "{algorithm.loss_type}" does not clip'
-    yield Some(["policy/clip_share"], None if clips else (loss, "take another metric"))
+    yield Some(metrics.written("clipping"), None if clips else (loss, "take another metric"))
 
 
 def _evaluated(config: RunConfig) -> list[str]:
