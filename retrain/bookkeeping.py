@@ -1,6 +1,6 @@
 """What happens around a step, the same for every backend: evaluate, write the line, judge it, decide what to save.
 
-metrics of a step ──held-out score when due──▶ metrics.jsonl ──▶ health ──▶ StepDone
+metrics of a step ──held-out score when due──▶ evaluations/, metrics.jsonl ──▶ health ──▶ StepDone
                                  └─ best so far ──▶ adapter-best/
 """
 
@@ -71,15 +71,23 @@ class Bookkeeper:
         if self.evaluator.due(step):
             with self.job.signals.allowed():
                 metrics |= self.evaluator(step)
+            self._keep_answers("eval", step)
         if step == self.job.config.training.max_steps and self.job.config.eval.final_test:
             with self.job.signals.allowed():
                 metrics |= self.evaluator.test(step)
+            self._keep_answers("test", step)
         best = self.evaluator.best
         if best is not None and best != before:
             if self.job.config.eval.keep_best and step > 0:  # before the first step there is nothing of ours to keep
                 self._publish_best(best)
             self.store.update(best={"step": best.step, "score": best.score})
         return metrics
+
+    def _keep_answers(self, part: str, step: int) -> None:
+        held_out, answers = self.job.held_out, self.evaluator.answers.pop(part, None)
+        if held_out is not None and answers is not None:
+            tasks = held_out.tasks if part == "eval" else held_out.test
+            self.store.write_evaluation(part, step, tasks, answers)
 
     def _judge(self, line: Mapping[str, float]) -> None:
         """Hold a line to the rules of health: say what is newly broken, and stop where that is wanted."""

@@ -13,9 +13,8 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from typing import TYPE_CHECKING, Any
-
-from safetensors import SafetensorError
 
 from retrain.errors import ConfigError, RunError
 
@@ -45,6 +44,12 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file())
 
 
+def _not_written() -> tuple[type[Exception], ...]:
+    """Return what a full disk is called by whoever writes: torch says RuntimeError, safetensors has its own."""
+    safetensors = sys.modules.get("safetensors")
+    return (OSError, RuntimeError, *([safetensors.SafetensorError] if safetensors else []))
+
+
 @contextlib.contextmanager
 def publishing(final: Path) -> Iterator[Path]:
     """Yield an empty folder beside `final`; when the block ends well, it becomes `final` in one move.
@@ -60,7 +65,7 @@ def publishing(final: Path) -> Iterator[Path]:
         for path in [*_files(aside), *(path for path in aside.rglob("*") if path.is_dir()), aside]:
             _sync(path)
         replace_folder(aside, final)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch says RuntimeError when a disk is full
+    except _not_written() as error:
         raise RunError(
             f"{final} could not be written: {error}",
             "free some space or make the folder writable, then: retrain resume RUN",

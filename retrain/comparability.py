@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from retrain.study import differing
+from retrain import seeds
+from retrain.errors import nearest
+from retrain.study import UNFINISHED, differing, measured
+
+UNEVEN = 4.0  # ratio of standard deviations; four seeds of equal conditions reach it once in twenty times
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,15 +19,18 @@ if TYPE_CHECKING:
 
 def cautions(study: Study) -> Iterator[str]:
     """Yield what a reader of the comparison has to know."""
-    if study.metric and not any(study.metric in line for run in study.runs for line in run.lines):
-        yield f"no run has {study.metric}; --metric names another one, or switch eval on"
+    known = measured(study.runs)
+    if study.metric not in known:
+        near = nearest(study.metric, known)
+        yield f"no run has {study.metric}" + (f"; did you mean {near}?" if near else "; --metric names another one")
     for label in study.labels:
         if inside := [key for key in differing(study.of(label)) if key not in study.compared]:
             yield f"runs of {label} differ in {', '.join(inside)}"
-        seeds = [run.seed for run in study.of(label)]
-        if len(set(seeds)) < len(seeds):
+        given = [run.seed for run in study.of(label) if run.state not in UNFINISHED]
+        if len(set(given)) < len(given):
             yield f"{label} has several runs of one seed: their mean is one value"
     yield from _beyond(study)
+    yield from _uneven(study)
     for name, values in _made_with(study.runs).items():
         if len(values) > 1 and not (name == "data" and any(key.startswith("data") for key in study.compared)):
             yield f"the runs were made with different {name}: {', '.join(sorted(values))}"
@@ -41,11 +48,27 @@ def _beyond(study: Study) -> Iterator[str]:
         yield f"the conditions also differ in {', '.join(beyond)}: a difference may be due to that"
 
 
+def _uneven(study: Study) -> Iterator[str]:
+    """Yield a warning where a condition varies much more or less over seeds than the baseline.
+
+    A t-test bears that when values are normal, and errs often when they are skewed.
+    """
+    spreads = {label: seeds.spread(list(study.values(label, study.final).values()))[0] for label in study.labels}
+    base = spreads.pop(study.baseline)
+    for label, own in spreads.items():
+        if min(own, base) > 0 and max(own, base) / min(own, base) >= UNEVEN:
+            more, less = (label, study.baseline) if own > base else (study.baseline, label)
+            times = max(own, base) / min(own, base)
+            yield (
+                f"{more} varies {times:.1f} times as much over seeds as {less}: if a few seeds of it are far off, the "
+                "verdict errs more often than it says (retrain man compare)"
+            )
+
+
 def _made_with(runs: Sequence[Run]) -> dict[str, set[str]]:
     """Return the versions, commits and data that runs were made with."""
     found: dict[str, set[str]] = {}
     for run in runs:
-        versions = run.record.get("versions")
         versions = run.record.get("versions")
         for package, version in (versions if isinstance(versions, Mapping) else {}).items():
             found.setdefault(package, set()).add(str(version))

@@ -3,6 +3,9 @@
 The primary metric is the declared one at the planned last step. Each condition is compared with the baseline on the
 seeds that both have (`retrain.seeds`). Training reward and equal budgets are secondary: shown, without a verdict.
 
+Each difference has two intervals: over seeds, which decides, and over seeds and problems (`retrain.crossed`), which is
+shown beside it where all runs kept their answers to the same problems.
+
 There is no verdict while runs are missing, below four common seeds, and where two conditions lost runs unequally:
 the runs that are left are then no fair sample, unless failures count at the floor.
 """
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrain import ranking, seeds, study
+from retrain import crossed, ranking, seeds, study
 from retrain.comparability import cautions
 from retrain.errors import RetrainError
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from retrain.crossed import Problems
     from retrain.study import Measure, Run, Study
 
 NO_VERDICT = "no verdict"
@@ -54,6 +58,8 @@ class Comparison:
     difference: float
     low: float  # simultaneous with all other comparisons
     high: float
+    problems_low: float  # as low and high, but for other problems too
+    problems_high: float
     p: float
     p_holm: float
     improvement: float  # chance of being above the baseline on a new seed
@@ -86,6 +92,7 @@ class Verdicts:
     study: Study
     conditions: Sequence[Condition]
     comparisons: Sequence[Comparison]
+    problems: Problems
     secondary: Sequence[Secondary]
     headline: str
     warnings: Sequence[str] = field(default_factory=list)
@@ -106,14 +113,20 @@ def judge(found: Study) -> Verdicts:
         for other, shared in zip(others, common, strict=True)
     ]
     numbers = seeds.compare(differences, found.min_effect)
+    problems = crossed.problems(found)
+    level = 1 - seeds.ALPHA / max(len(others), 1)
+    wide = [
+        problems.ends(other.label, baseline.label, shared, level) for other, shared in zip(others, common, strict=True)
+    ]
     comparisons = [
-        _comparison(found, baseline, other, shared, d, _at(numbers, i), len(others))
-        for i, (other, shared, d) in enumerate(zip(others, common, differences, strict=True))
+        _comparison(found, baseline, other, shared, d, (*_at(numbers, i), *beyond), len(others))
+        for i, (other, shared, d, beyond) in enumerate(zip(others, common, differences, wide, strict=True))
     ]
     return Verdicts(
         study=found,
         conditions=conditions,
         comparisons=comparisons,
+        problems=problems,
         secondary=list(_secondary(found)),
         headline=_headline(comparisons),
         warnings=list(cautions(found)),
@@ -161,10 +174,10 @@ def _comparison(
     other: Condition,
     shared: Sequence[int],
     d: np.ndarray,
-    numbers: tuple[float, float, float, str],
+    numbers: tuple[float, float, float, str, float, float],
     comparisons: int,
 ) -> Comparison:
-    adjusted, low, high, verdict = numbers
+    adjusted, low, high, verdict, problems_low, problems_high = numbers
     reason = why_not(found, baseline, other, len(shared))
     spread, spread_low, spread_high = seeds.spread(d)
     unit = seeds.detectable(len(d), comparisons)
@@ -178,6 +191,8 @@ def _comparison(
         "difference": float(d.mean()) if len(d) else math.nan,
         "low": low,
         "high": high,
+        "problems_low": problems_low,
+        "problems_high": problems_high,
         "p": float(seeds.paired_p(d)) if len(d) else math.nan,
         "p_holm": adjusted,
         "improvement": better,
@@ -221,13 +236,22 @@ def _sentence(facts: Mapping[str, Any], min_effect: float) -> str:
     if verdict in ("better", "worse"):
         size = max(abs(facts["low"]), abs(facts["high"]))
         small = f", by less than the {min_effect:g} that matters" if 0 < size < min_effect else ""
-        return f"{label} is {verdict} than {baseline}: {numbers}{small}"
+        return f"{label} is {verdict} than {baseline}: {numbers}{small}{_elsewhere(facts, 0.0)}"
     if verdict == "equivalent":
-        return f"{label} and {baseline} are equivalent within {margin}: {numbers}"
+        return f"{label} and {baseline} are equivalent within {margin}: {numbers}{_elsewhere(facts, min_effect)}"
     needed = facts["seeds_needed"]
     more = f"; {min_effect:g} would take {'over 10,000' if needed is None else needed} seeds" if min_effect > 0 else ""
     sight = f"this many seeds see a difference of {facts['detectable']:.2g} with 80 % power{more}"
     return f"{label} against {baseline}: cannot tell: {numbers}; {sight}"
+
+
+def _elsewhere(facts: Mapping[str, Any], margin: float) -> str:
+    """Say where a verdict on these problems is not one on problems like them; "" where it is, or nobody knows."""
+    low, high = facts["problems_low"], facts["problems_high"]
+    holds = low > 0 or high < 0 if margin == 0 else -margin < low and high < margin
+    if holds or not math.isfinite(low):
+        return ""
+    return f"; on other problems like these that is not sure: {_end(low)} to {_end(high)}"
 
 
 def _end(value: float) -> str:
@@ -245,6 +269,8 @@ def _headline(comparisons: Sequence[Comparison]) -> str:
     first = ranked[0].sentence
     others = [f"{sum(c.verdict == word for c in ranked[1:])} {word}" for word in order]
     rest = ", ".join(text for text in others if not text.startswith("0 "))
+    if len(ranked) == 2:
+        return f"{first}. The other one: {ranked[1].verdict}."
     return f"{first}." + (f" Of the other {len(ranked) - 1}: {rest}." if rest else "")
 
 
@@ -257,10 +283,11 @@ def _secondary(found: Study) -> Iterator[Secondary]:
         ("training reward, end", "mean of reward/mean over the last 10 % of the steps", study.tail_mean),
         ("training reward, area", "mean of reward/mean over all steps", study.area),
     ]
-    for name, cost, unit in (("equal tokens", TOKENS, "generated tokens"), ("equal time", SECONDS, "seconds")):
+    clock = "seconds of steps, which depend on what else the machine did"
+    for name, cost, unit in (("equal tokens", TOKENS, "generated tokens"), ("equal time", SECONDS, clock)):
         budget = min((run.total(cost) for run in done), default=0.0)
         if budget > 0:
-            note = f"{found.metric} when each run had spent {budget:,.0f} {unit}, the most that all runs reached"
+            note = f"{found.metric} when each run had spent {budget:,.0f}, the most that all runs reached, of {unit}"
             measure = partial(study.at_budget, metric=found.metric, cost=cost, budget=budget)
             measures.append((name, note, measure))
     for name, note, measure in measures:
@@ -276,8 +303,10 @@ def _measured(found: Study, name: str, note: str, measure: Measure) -> Secondary
     differences = {}
     for label in found.labels[1:]:
         shared = sorted(base.keys() & values[label].keys())
-        interval = seeds.t_interval([values[label][s] - base[s] for s in shared])
-        differences[label] = tuple(float(part) for part in interval)
+        d = [values[label][s] - base[s] for s in shared]
+        mean, low, high = (float(part) for part in seeds.t_interval(d))
+        known = bool(seeds.varies(d))  # the same on all seeds is no certainty
+        differences[label] = (mean, low, high) if known else (mean, math.nan, math.nan)
     means = {label: float(np.mean(list(v.values()))) if v else math.nan for label, v in values.items()}
     return Secondary(name=name, note=note, means=means, differences=differences)
 
@@ -287,7 +316,7 @@ def _measured(found: Study, name: str, note: str, measure: Measure) -> Secondary
 
 def document(verdicts: Verdicts) -> dict[str, Any]:
     """Return everything as plain values for JSON: null where nothing is known. Its keys are a public contract."""
-    found = verdicts.study
+    found, known = verdicts.study, verdicts.problems
     return _plain({
         "format": 1,
         "name": found.name,
@@ -300,6 +329,7 @@ def document(verdicts: Verdicts) -> dict[str, Any]:
         "warnings": list(verdicts.warnings),
         "looks": [dict(look) for look in found.looks],
         "conditions": [asdict(condition) for condition in verdicts.conditions],
+        "problems": {"count": known.count, "left_out": known.left_out, "reason": known.reason},
         "comparisons": [asdict(comparison) for comparison in verdicts.comparisons],
         "secondary": [asdict(one) for one in verdicts.secondary],
         "runs": [_row(found, run) for run in found.runs],

@@ -3,6 +3,7 @@
     RetrainError                  shown without a traceback; `exit_code` ends the process
     ├── ConfigError        (2)    the user's input is wrong: files, keys, values, data rows, missing models or extras
     ├── RunError           (1)    a run started and could not go on: non-finite loss, failing rewards, a full disk
+    ├── Stale              (1)    text that the program writes itself is not up to date
     └── Interrupted        (130)  SIGINT or SIGTERM
 
 Everything else is a defect of ours and propagates with its traceback.
@@ -18,13 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
+COMMAND_LINE = "command line"  # begins `Problem.file` of what was typed: ``command line: --lr fast``
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """One thing that is wrong, as facts; `str()` makes the text a user reads.
 
     message: what is wrong with which value, e.g. ``training.lr = "1e-5" is text, a number is needed``
     hint:    what to do or type, e.g. ``drop the quotes: lr = 1e-5``
-    file, line: where it was written; line is 1-based
+    file, line: where it was written; line is 1-based. Of the command line: what was typed, see `COMMAND_LINE`
     key:     the dotted config key, where there is one
     topic:   the manual topic that explains it (``retrain man --topic TOPIC``)
     """
@@ -40,6 +44,18 @@ class Problem:
     def where(self) -> str:
         """``file:line``, ``file``, or nothing."""
         return f"{self.file}:{self.line}" if self.file and self.line else self.file
+
+    def document(self, code: str) -> dict[str, str | int]:
+        """Return it for a program; `file` is a file there, and what was typed is part of the message."""
+        typed = self.file.startswith(COMMAND_LINE)
+        return {
+            "code": code,
+            "key": self.key,
+            "file": "" if typed else self.file,
+            "line": self.line,
+            "message": f"{self.file}: {self.message}" if typed else self.message,
+            "hint": self.hint,
+        }
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.message}" if self.where else self.message
@@ -83,6 +99,13 @@ class Incomplete(RetrainError):  # noqa: N818  the runs that are done stand
 
     exit_code = 3
     code = "incomplete"
+
+
+class Stale(RetrainError):  # noqa: N818  nothing is wrong but its age
+    """Text that the program writes itself is not what it would write now."""
+
+    exit_code = 1
+    code = "stale"
 
 
 class NotFinite(RunError):  # noqa: N818  it says what the numbers are

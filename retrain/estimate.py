@@ -1,6 +1,6 @@
-"""The memory that a run needs, by phase, before anything is loaded: from `retrain.shapes` and the config alone.
+"""What a run generates, writes and needs of memory, before anything is loaded: from `retrain.shapes` and the config.
 
-It is what tensors take, in bytes:
+Memory is what tensors take, in bytes, by phase:
 
     load        weights, adapter, the engine's merged copy, the KL reference
     generate    those, the optimiser's state, keys and values, one step's logits
@@ -40,6 +40,86 @@ HEAD_TILES = 8  # float32 copies of a tile that its backward holds at once where
 DRAW_ROW = 28  # bytes a vocabulary entry while a token is drawn: five float32 and the sum over float64
 BACKWARD = 2  # gradients of the widest layer that live at once
 LOSS_TOKEN = 40  # bytes that the loss keeps of a token: labels, sums, log-probability, entropy, masks
+
+TOKEN_BYTES = 16  # id, log-probability, entropy, advantage: four bytes each, of which compression takes little
+TEXT_BYTES = 4  # a token's text, about
+
+
+# --- volume ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """How much a run generates."""
+
+    completions_per_step: int
+    generated_batches: int
+    tokens_per_step_at_most: int
+    generated_tokens_at_most: int
+    rollout_bytes_at_most: int
+
+    @property
+    def completions(self) -> int:
+        return self.completions_per_step * self.generated_batches
+
+
+def volume(config: RunConfig) -> Volume:
+    """Work out how much a run of this config generates, evaluations apart."""
+    training = config.training
+    completions = training.batch_size * training.group_size
+    batches = math.ceil(training.max_steps / config.algorithm.num_iterations)
+    tokens = completions * training.max_tokens
+    keep = config.logging.keep_rollouts
+    kept = batches if keep == "all" else 0 if keep == "none" else batches // int(keep)
+    return Volume(
+        completions_per_step=completions,
+        generated_batches=batches,
+        tokens_per_step_at_most=tokens,
+        generated_tokens_at_most=batches * tokens,
+        rollout_bytes_at_most=kept * tokens * (TOKEN_BYTES + TEXT_BYTES),
+    )
+
+
+def evaluations(config: RunConfig) -> int:
+    """Count the held-out evaluations of a run: at the start, every `eval.every` steps, and at the end."""
+    steps, every = config.training.max_steps, config.eval.every
+    return len({*range(0, steps + 1, every), steps}) if every else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """What a run leaves on disk at most, in bytes; None: the model is not here, so its adapter's size is not known.
+
+    Checkpoints hold weights and two moments; one more than is kept while it is written, one of the best score.
+    """
+
+    rollouts: int
+    checkpoints: int | None
+    adapters: int | None  # or models, where every weight is trained
+
+    @property
+    def total(self) -> int | None:
+        if self.checkpoints is None or self.adapters is None:
+            return None
+        return self.rollouts + self.checkpoints + self.adapters
+
+
+def disk(config: RunConfig, model: shapes.ModelSize, dtype: str) -> Disk:
+    """Work out what a run leaves on disk: completions, checkpoints, the finished and the best adapter."""
+    rollouts, training = volume(config).rollout_bytes_at_most, config.training
+    if model.trainable is None:
+        return Disk(rollouts=rollouts, checkpoints=None, adapters=None)
+    item = ITEM_BYTES[dtype]
+    weights = model.trainable * (max(4, item) if config.model.lora_rank else item)  # as `memory` counts them
+    best = bool(config.eval.every and config.eval.keep_best)
+    kept = min(training.keep_checkpoints + 1 + best, training.max_steps)
+    copies = 1 + best + bool(config.backend.adapter_path)
+    return Disk(rollouts=rollouts, checkpoints=kept * 3 * weights, adapters=copies * weights)
+
+
+def dtype_of(config: RunConfig, *, gpu: bool) -> str:
+    """Return the number format of the weights, on a GPU that has bfloat16 or on a CPU."""
+    return config.model.dtype if config.model.dtype != "auto" else "bfloat16" if gpu else "float32"
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
@@ -102,8 +182,7 @@ def memory(
     prompt_tokens: the longest prompt
     """
     gpu = on_gpu(config.backend.devices) if gpu is None else gpu
-    dtype = config.model.dtype if config.model.dtype != "auto" else "bfloat16" if gpu else "float32"
-    training = config.training
+    dtype, training = dtype_of(config, gpu=gpu), config.training
     rows = rows_in_a_forward(training.micro_batch_size, training.max_tokens, on_gpu=gpu)
     rows = min(rows, training.batch_size * training.group_size)
     known = Memory(device="gpu" if gpu else "cpu", dtype=dtype, micro_batch_size=rows, prompt_tokens=prompt_tokens)
@@ -304,5 +383,5 @@ def fits(estimate: Memory, device_bytes: int) -> Problem | None:
 
 
 def gigabytes(size: int) -> str:
-    """Write a size as graphics cards are sold: GB of 2^30 bytes."""
-    return f"{size / 2**30:.1f} GB"
+    """Write a size as graphics cards are sold: GB of 2^30 bytes; a small one in MB of 2^20."""
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MB"

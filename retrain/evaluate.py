@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from retrain import rewards
+from retrain import evaluations, rewards
+from retrain.config.logged import passes
 from retrain.errors import ConfigError, Problem, RunError
+from retrain.evaluations import Answer
 from retrain.events import Evaluated, Phase
-from retrain.types import CORRECT, HeldOut, Sampling
+from retrain.types import HeldOut, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -107,20 +109,18 @@ def check_lengths(held_out: HeldOut, tokenizer: Tokenizer, limit: int | None) ->
 # --- completions and their rewards --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What counts of one completion. A reward of None: it could not be scored, and is left out of every mean."""
-
-    reward: float | None
-    training_reward: float | None
-    length: int  # tokens
-    truncated: bool
-
-
 def examine(
     tasks: Sequence[Task], held_out: HeldOut, engine: Engine, tokenizer: Tokenizer, *, version: int, emit: Emit
 ) -> dict[str, float]:
-    """Let the policy, as it is now, answer every task, and measure the answers (`measure`).
+    """Ask every task (`ask`), and measure the answers (`measure`)."""
+    answers = ask(tasks, held_out, engine, tokenizer, version=version, emit=emit)
+    return measured(answers, held_out)
+
+
+def ask(
+    tasks: Sequence[Task], held_out: HeldOut, engine: Engine, tokenizer: Tokenizer, *, version: int, emit: Emit
+) -> list[list[Answer]]:
+    """Let the policy, as it is now, answer every task: `held_out.samples` answers each.
 
     Nothing of a training that it interrupts is disturbed: the engine's numbers come from a stream of their own, and
     the global generators, which a reward may use, are put back. `version` is what the engine's weights are stamped
@@ -148,6 +148,11 @@ def examine(
             if stale:
                 raise RunError(f"evaluation at step {version}: completions came from policy version {sorted(stale)}")
             answers += _scored(tasks[first : first + a_call], sampled, held_out, tokenizer)
+    return answers
+
+
+def measured(answers: Sequence[Sequence[Answer]], held_out: HeldOut) -> dict[str, float]:
+    """Measure the answers to what is held out (`measure`)."""
     return measure(answers, held_out.samples, two_rewards=held_out.training_reward is not None)
 
 
@@ -163,8 +168,9 @@ def _scored(tasks: Sequence[Task], sampled: Any, held_out: HeldOut, tokenizer: T
             training_reward=trained,
             length=len(completion.token_ids),
             truncated=completion.finish_reason == "length",
+            text=text,
         )
-        for completion, reward, trained in zip(chain.from_iterable(sampled), scores, training, strict=True)
+        for completion, text, reward, trained in zip(chain.from_iterable(sampled), texts, scores, training, strict=True)
     ]
     return [answers[start : start + held_out.samples] for start in range(0, len(answers), held_out.samples)]
 
@@ -189,7 +195,7 @@ def measure(answers: Sequence[Sequence[Answer]], samples: int, *, two_rewards: b
     """Measure the answers to each task. What cannot be, such as the mean of no reward, is left out.
 
     score          mean over tasks of the mean reward of a task's completions
-    pass_at_k      mean over tasks of `pass_at_k`, for k = 1, 2, 4, … and `samples`; correct: a reward above `CORRECT`
+    pass_at_k      mean over tasks of `evaluations.pass_at_k`, k = 1, 2, 4, … and `samples`; correct: above `CORRECT`
     …_se           their standard errors (`standard_error`)
     reward         as score, by the training reward; with `two_rewards`: where the score has another
     length_mean, truncated_rate, unscorable        over all completions; the latter two are shares
@@ -200,14 +206,9 @@ def measure(answers: Sequence[Sequence[Answer]], samples: int, *, two_rewards: b
         "truncated_rate": fmean(answer.truncated for answer in every),
         "unscorable": fmean(answer.reward is None for answer in every),
     }
-    scored = [[a.reward for a in group if a.reward is not None] for group in answers]
-    found |= _mean("score", [fmean(values) for values in scored if values])
-    for k in passes(samples):
-        counts = [(len(values), sum(value > CORRECT for value in values)) for values in scored]
-        found |= _mean(f"pass_at_{k}", [pass_at_k(n, c, k) for n, c in counts if n >= k])
-    if two_rewards:
-        trained = [[a.training_reward for a in group if a.training_reward is not None] for group in answers]
-        found |= _mean("reward", [fmean(values) for values in trained if values])
+    names = ["score", *(f"pass_at_{k}" for k in passes(samples)), *(["reward"] if two_rewards else [])]
+    for name in names:
+        found |= _mean(name, [value for value in evaluations.of_tasks(name, answers) if value is not None])
     return found
 
 
@@ -227,19 +228,6 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) * (len(values) - 1)))
 
 
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Return the chance that k of n completions, c of them correct, hold a correct one: 1 − C(n−c, k) / C(n, k).
-
-    Unbiased for the chance that k fresh completions do, unlike 1 − (1 − c/n)^k (arXiv 2107.03374, eq. 1). k ≤ n.
-    """
-    return 1 - math.comb(n - c, k) / math.comb(n, k)
-
-
-def passes(samples: int) -> list[int]:
-    """Return the k of pass@k: the powers of two up to the number of samples, and that number."""
-    return sorted({2**i for i in range(samples.bit_length())} | {samples})
-
-
 # --- over a run ---------------------------------------------------------------------------------------------------
 
 
@@ -257,12 +245,14 @@ class Evaluator:
 
     improved: whether the last evaluation is the best so far; of equal ones the earlier is
     best:     that best; None before the first score
+    answers:  those of the evaluations of a step, by family of metrics: eval, test; for the run directory
     """
 
     def __init__(self, job: Job, engine: Engine) -> None:
         self.job, self.engine = job, engine
         self.improved = False
         self.best: Best | None = None
+        self.answers: dict[str, list[list[Answer]]] = {}
         self._trained: list[float] = []  # mean rewards of the training batches since the last evaluation
 
     def due(self, step: int) -> bool:
@@ -287,16 +277,16 @@ class Evaluator:
         mean over steps that lie behind shift it from the start.
         """
         assert self.job.held_out is not None, "nothing is held out: `due` says so"
-        measured = self._examined("eval", self.job.held_out.tasks, step)
-        score = measured.get("eval/score")
+        found = self._examined("eval", self.job.held_out.tasks, step)
+        score = found.get("eval/score")
         if score is not None and self._trained:
-            measured["eval/gap"] = fmean(self._trained) - score
+            found["eval/gap"] = fmean(self._trained) - score
         self._trained = []
         self.improved = score is not None and (self.best is None or score > self.best.score)
         if score is not None and self.improved:
-            self.best = Best(step=step, score=score, score_se=measured.get("eval/score_se"))
-        self.job.emit(Evaluated(step=step, metrics=measured))
-        return measured
+            self.best = Best(step=step, score=score, score_se=found.get("eval/score_se"))
+        self.job.emit(Evaluated(step=step, metrics=found))
+        return found
 
     def test(self, step: int) -> dict[str, float]:
         """Score the test split: `test/…` as in `measure`; nothing where none was asked for."""
@@ -307,7 +297,8 @@ class Evaluator:
     def _examined(self, family: str, tasks: Sequence[Task], step: int) -> dict[str, float]:
         job, began = self.job, time.perf_counter()
         assert job.held_out is not None
-        found = examine(tasks, job.held_out, self.engine, job.tokenizer, version=step, emit=job.emit)
+        self.answers[family] = ask(tasks, job.held_out, self.engine, job.tokenizer, version=step, emit=job.emit)
+        found = measured(self.answers[family], job.held_out)
         if "score" not in found:
             log.warning("step %d: not one of the held-out completions could be scored", step)
         seconds = "evaluate" if family == "eval" else family

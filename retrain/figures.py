@@ -188,10 +188,13 @@ def forest(comparisons: Sequence[Comparison], min_effect: float) -> str:
         parts.append(f'<g class="{kind}">')
         if math.isfinite(one.low):
             parts.append(line(x(one.low), y, x(one.high), y, "interval"))
+        if math.isfinite(one.problems_low):
+            parts.append(line(x(one.problems_low), y, x(one.problems_high), y, "wider"))
         if math.isfinite(one.difference):
             tip = f"<title>{html.escape(one.sentence)}</title>"
             parts.append(f'<circle class="dot" cx="{x(one.difference):.1f}" cy="{y:.1f}" r="4.5">{tip}</circle>')
         return [*parts, "</g>"]
 
-    values = [v for c in comparisons for v in (c.low, c.high, c.difference)] + [0.0, min_effect, -min_effect]
+    ends = [v for c in comparisons for v in (c.low, c.high, c.problems_low, c.problems_high, c.difference)]
+    values = [*ends, 0.0, min_effect, -min_effect]
     return rows_of([c.label for c in comparisons], values, row, "differences to the baseline, with intervals")

@@ -64,7 +64,7 @@ def _finished(root: Path) -> list[tuple[tuple[Any, ...], float, float]]:
             pace = last_lines(run).seconds_per_step
             if pace is not None and _is_whole(record):
                 shape = _shape(tomllib.loads((run / "config.toml").read_text(encoding="utf-8")))
-                took = (record.ended or 0.0) - record.started
+                took = record.active_seconds or (record.ended or 0.0) - record.started
                 found.append((shape, pace, max(0.0, took - pace * record.steps_done)))
     return found
 

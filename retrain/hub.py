@@ -84,6 +84,14 @@ class Fetched:
     reached: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """How large a model is, and how much of it is not on this machine."""
+
+    total_bytes: int
+    missing_bytes: int
+
+
 # --- where the files are ------------------------------------------------------------------------------------------
 
 
@@ -218,7 +226,8 @@ def _hub_answers(wanted: Repository) -> bool:
         raise wanted.problem(f"{wanted.shown} is a gated {kind} and the hub refused it", hint) from error
     except hub_errors.RevisionNotFoundError as error:
         message = f'model.revision = "{wanted.revision}": {name} has no such branch, tag or commit'
-        raise ConfigError(Problem(message=message, key="model.revision")) from error
+        hint = "leave model.revision out for the newest; the hub's page of the model lists its branches and tags"
+        raise ConfigError(Problem(message=message, hint=hint, key="model.revision")) from error
     except hub_errors.RepositoryNotFoundError as error:
         hint = f"check the spelling; a private {kind} needs {LOG_IN}; a folder must exist: ./{name}"
         raise wanted.problem(f"{wanted.shown} does not exist on the hub, or is private", hint) from error
@@ -268,10 +277,29 @@ def fetch_model(model: schema.Model) -> Fetched:
     wanted = model_repository(model)
     if not online(wanted):
         return _cached(wanted, [*SETTINGS, *SAFETENSORS, *PICKLES])
+    return _download(wanted, _model_plan(wanted))
+
+
+def survey_model(model: schema.Model) -> Survey:
+    """Tell what `fetch_model` would download, and download nothing.
+
+    Raises:
+        ConfigError: it could not be had.
+    """
+    wanted = model_repository(model)
+    if not online(wanted):
+        return Survey(total_bytes=_cached(wanted, [*SETTINGS, *SAFETENSORS, *PICKLES]).total_bytes, missing_bytes=0)
+    plan = _model_plan(wanted)
+    _check_weights(wanted, plan)
+    return Survey(
+        total_bytes=sum(info.file_size for info in plan),
+        missing_bytes=sum(info.file_size for info in plan if info.will_download),
+    )
+
+
+def _model_plan(wanted: Repository) -> Sequence[Any]:
     plan = _plan(wanted, [*SETTINGS, *SAFETENSORS])
-    if not _has_weights(plan):
-        plan = _plan(wanted, [*SETTINGS, *PICKLES])
-    return _download(wanted, plan)
+    return plan if _has_weights(plan) else _plan(wanted, [*SETTINGS, *PICKLES])
 
 
 def fetch_adapter(model: schema.Model) -> Fetched:
@@ -303,9 +331,13 @@ def _has_weights(plan: Sequence[Any]) -> bool:
     return any(info.filename.endswith((".safetensors", ".bin")) for info in plan)
 
 
-def _download(wanted: Repository, plan: Sequence[Any]) -> Fetched:
+def _check_weights(wanted: Repository, plan: Sequence[Any]) -> None:
     if not _has_weights(plan):
         raise wanted.problem(f"{wanted.shown}: this hub repository has no weights", f"is it a {wanted.kind}?")
+
+
+def _download(wanted: Repository, plan: Sequence[Any]) -> Fetched:
+    _check_weights(wanted, plan)
     missing = [info for info in plan if info.will_download]
     names = [info.filename for info in plan]
     try:

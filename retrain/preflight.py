@@ -15,8 +15,8 @@ LEAST_FREE = 50 * 2**20  # bytes; less than this is gone with the first checkpoi
 OURS = ("adapter_config.json", "config.json")  # what a folder that a run published holds beside its model card
 
 
-def check_place(directory: Path) -> Path:
-    """Make sure, as far as can be known beforehand, that a run directory can be written.
+def check_place(directory: Path, key: str = "logging.log_dir") -> Path:
+    """Make sure, as far as can be known beforehand, that a directory can be written; `key` chooses it.
 
     Raises:
         ConfigError: a file is in the way, the folder is not ours, or the disk is full.
@@ -34,7 +34,7 @@ def check_place(directory: Path) -> Path:
         trouble = f"the disk of {parent} has only {free / 2**20:.0f} MB left"
     else:
         return directory
-    raise ConfigError(Problem(message=trouble, hint="choose another logging.log_dir", key="logging.log_dir"))
+    raise ConfigError(Problem(message=trouble, hint=f"choose another {key}", key=key))
 
 
 def check_adapter_path(config: RunConfig) -> Path | None:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 EXACT_P99 = 1e-4  # float32 in process: rounding stays below 2e-5, a wrong temperature or template is far above
 
 
+def is_exact(dtype: torch.dtype) -> bool:
+    """Tell whether sampler and trainer, in process, compute the same numbers up to float32 rounding."""
+    return dtype in (torch.float32, torch.float64)
+
+
 class RatioContract:
     """Compares the two, token by token, over one step at a time.
 

@@ -60,6 +60,14 @@ def entries_under(folder: Path) -> list[Path]:
     return _oldest_first(folder, is_either)
 
 
+def families(is_one: Callable[[Path], bool] = is_either, root: Path = OUTPUTS) -> dict[str, list[Path]]:
+    """Return the runs and campaigns under a folder by the name that means the latest of them, each oldest first."""
+    found: dict[str, list[Path]] = {}
+    for one in _oldest_first(root, is_one):
+        found.setdefault(one.relative_to(root).parts[0], []).append(one)
+    return dict(sorted(found.items()))
+
+
 def _oldest_first(folder: Path, is_one: Callable[[Path], bool]) -> list[Path]:
     found = {one.resolve(): one for one in _walk(folder, DEPTH, is_one) if not one.is_symlink()}
     return sorted(found.values(), key=lambda one: (started(one), one.name))

@@ -17,14 +17,16 @@ import inspect
 import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from retrain.errors import ConfigError, Problem, unknown_name
+from retrain.errors import ConfigError, Problem, nearest, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
+    from importlib.metadata import EntryPoints
+
+    from retrain.types import Capabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,8 @@ class Entry:
     summary: str
     options: str = ""  # "package.module:Dataclass"
     requires: frozenset[str] = frozenset()  # what it has to be given: "entropies", "planning_mask", "uncertainty"
-    gives: frozenset[str] = frozenset()  # engines: what they know beside log-probabilities
     formula: str = ""  # baselines and transforms: what it computes, in a line of maths, for `explain`
+    capabilities: str = ""  # backends and engines: where they say what they need, import-light
 
 
 MODES: dict[str, tuple[str, ...]] = {
@@ -147,13 +149,14 @@ BUILTIN: dict[str, dict[str, Entry]] = {
             target="retrain.backends.local:LocalBackend",
             summary="TRL and PEFT on this machine's CPU or GPU",
             options="retrain.backends.options:LocalOptions",
+            capabilities="retrain.backends.options:LOCAL",
         ),
     },
     "engine": {
         "pytorch": Entry(
             target="retrain.engines.pytorch:PytorchEngine",
             summary="in process, on the training weights or a merged copy",
-            gives=frozenset({"entropies"}),
+            capabilities="retrain.engines.options:PYTORCH",
         ),
     },
     "data": {
@@ -177,10 +180,18 @@ BUILTIN: dict[str, dict[str, Entry]] = {
 
 
 @cache
+def installed() -> EntryPoints:
+    """Return the entry points of all installed packages; looking for them reads the metadata of each."""
+    from importlib.metadata import entry_points  # takes longer than all else that this module imports
+
+    return cast("EntryPoints", entry_points())  # Python 3.11 has another class, which selects in the same way
+
+
+@cache
 def names(kind: str) -> dict[str, Entry]:
     """Return every name of a family: the built-in ones, then those of installed packages."""
     found = dict(BUILTIN[kind])
-    for point in entry_points(group=f"retrain.{kind}s"):
+    for point in installed().select(group=f"retrain.{kind}s"):
         origin = point.dist.name if point.dist else "an installed package"
         found.setdefault(point.name, Entry(target=point.value, summary=f"from {origin}"))
     return found
@@ -214,7 +225,7 @@ def check(
     kind: str, name: str, *, places: Sequence[Path], file: str = "", line: int = 0, key: str = ""
 ) -> Problem | None:
     """Say what is wrong with a name, without importing anything it names. None: it can be looked up."""
-    if name in names(kind):
+    if name in BUILTIN[kind] or name in names(kind):  # in this order: installed packages take long to look through
         return None
     if not is_import_path(name):
         return unknown_name(
@@ -275,9 +286,46 @@ def resolve(kind: str, name: str, *, places: Sequence[Path]) -> Any:
             ) from error
     for part in attribute.split("."):
         if not hasattr(value, part):
-            raise ConfigError(f'{kind} "{name}": {module_name} has no attribute {attribute}')
+            near = nearest(part, [known for known in dir(value) if not known.startswith("_")])
+            question = f"; did you mean {near}?" if near else ""
+            raise ConfigError(
+                f'{kind} "{name}": {module_name} has no attribute {attribute}{question}',
+                f"it is {value.__file__}" if getattr(value, "__file__", None) else "",
+            )
         value = getattr(value, part)
     return value
+
+
+def declared(kind: str, name: str) -> Any:
+    """Return what a backend or an engine of this package says of itself: its `Capabilities` or `EngineCapabilities`.
+
+    None: another one, of which nothing is known without importing it.
+    """
+    entry = names(kind).get(name)
+    if entry is None or not entry.capabilities:
+        return None
+    module, attribute = split(entry.capabilities)
+    return getattr(importlib.import_module(module), attribute)
+
+
+def capabilities(name: str, *, places: Sequence[Path]) -> Capabilities:
+    """Return what a backend says of itself. One of this package is not imported for it; a plugin is.
+
+    Raises:
+        ConfigError: as for `resolve`, or it is no backend.
+    """
+    if (known := declared("backend", name)) is not None:
+        return known
+    from retrain.types import Capabilities
+
+    found = resolve("backend", name, places=places)
+    said = getattr(found, "capabilities", None)
+    if not isinstance(said, Capabilities) or not callable(getattr(found, "load", None)):
+        raise ConfigError(
+            f'backend "{name}" is no backend: it needs capabilities = Capabilities(…), load and train',
+            "retrain.types.Backend says what each of them is",
+        )
+    return said
 
 
 CHECKED: dict[str, tuple[type, ...]] = {"bool": (bool,), "int": (int,), "float": (int, float), "str": (str,)}

@@ -216,17 +216,24 @@ class _Unused:
 
 
 def make_trainer(
-    config: RunConfig, policy: Any, tokenizer: ChatTokenizer, micro_batch_size: int, scratch: Path
+    config: RunConfig,
+    policy: Any,
+    tokenizer: ChatTokenizer,
+    micro_batch_size: int,
+    scratch: Path,
+    *,
+    books: Books | None = None,
+    store: Store | None = None,
 ) -> Trainer:
-    """Make the trainer of the run, without anything to train on."""
+    """Make the trainer of the run, without anything to train on; without books and store, nothing is kept."""
     trainer = Trainer(
         model=policy,
         args=grpo_config(config, scratch=scratch, on_cpu=policy.device.type == "cpu"),
         tokenizer=tokenizer.hf,
         source=cast("Source", _Unused()),
         layout=Layout(micro_batch_size=micro_batch_size, skip=config.algorithm.skips_zero_rows),
-        books=cast("Books", _Unused()),
-        store=cast("Store", _Unused()),
+        books=books or cast("Books", _Unused()),
+        store=store or cast("Store", _Unused()),
     )
     if trainer.aux_loss_enabled:
         trainer.accumulator.layout = trainer.accumulator.layout.comparing_everything()

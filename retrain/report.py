@@ -21,12 +21,13 @@ import time
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from retrain import __version__, compare, figures, ranking, seeds
+from retrain import __version__, compare, figures, money, ranking, seeds
 from retrain.errors import RetrainError
 from retrain.store import write_atomically
 from retrain.study import Study, differing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from jinja2 import Template
@@ -147,7 +148,19 @@ def cost(found: Study) -> str:
     """Say what the runs have spent so far."""
     tokens = sum(run.total(compare.TOKENS) for run in found.runs)
     hours = sum(run.total(compare.SECONDS) for run in found.runs) / 3600
-    return f"{tokens:,.0f} tokens generated and {hours:.2g} hours of steps, over all runs"
+    amounts = money.spent(run.directory for run in found.runs)
+    paid = f"; {money.text(amounts)}" if amounts else ""
+    steps = f"{tokens:,.0f} tokens generated and {hours:.2g} hours of steps, over all runs"
+    return f"{steps}{_conducted(found.manifest)}{paid}"
+
+
+def _conducted(manifest: Mapping[str, Any]) -> str:
+    """Say how long a campaign was at work, and from start to end; nothing while it goes on."""
+    created, opened, ended = (manifest.get(name) for name in ("created", "opened", "ended"))
+    if created is None or opened is None or ended is None:
+        return ""
+    active = manifest.get("active_seconds", 0.0) + ended - opened
+    return f"; the campaign was at work for {active / 3600:.2g} hours, {(ended - created) / 3600:.2g} from start to end"
 
 
 def methods(verdicts: Verdicts) -> str:
@@ -179,13 +192,27 @@ def methods(verdicts: Verdicts) -> str:
     parts.append(
         "The probability of improvement is the share of common seeds on which a condition is ahead, ties counting "
         "half, with Clopper and Pearson's 95% interval. Detectable differences are those that the first step of the "
-        "test sees with 80% power, from the noncentral t distribution and the observed spread of paired differences. "
-        "Evaluation problems were the same in all runs and were not resampled: intervals are over seeds only."
+        "test sees with 80% power, from the noncentral t distribution and the observed spread of paired differences."
     )
+    parts.append(_problems_in_words(verdicts))
     if found.looks:
         times = "once" if len(found.looks) == 1 else f"{len(found.looks)} times"
         parts.append(f"The comparison was looked at {times} before all runs had ended.")
     return " ".join(parts)
+
+
+def _problems_in_words(verdicts: Verdicts) -> str:
+    known = verdicts.problems
+    if known.reason:
+        return f"Problems were not resampled: intervals are about other seeds, not other problems ({known.reason})."
+    dropped = f" ({known.left_out} more could not be scored in every run)" if known.left_out else ""
+    return (
+        f"All runs answered the same {known.count} evaluation problems{dropped}. Beside the interval over seeds, which "
+        "is about other seeds on these problems and which verdicts rest on, one for other seeds on other problems like "
+        "these is given at the same level: seeds and problems are crossed random factors of the paired differences, "
+        "with the mean squares of their two-way table and the degrees of freedom of Hillis (Statistics in Medicine 26, "
+        "2007)."
+    )
 
 
 # --- of a search ------------------------------------------------------------------------------------------------------
@@ -258,10 +285,14 @@ def as_latex(verdicts: Verdicts) -> str:
         cells = [latex(one.label), f"{one.finished}/{one.planned}", f"${number(one.mean)}$", _range(one.low, one.high)]
         other = by_label.get(one.label)
         cells += [r"\textit{baseline}", "", "", ""] if other is None else _latex_difference(other)
+        if not verdicts.problems.reason:
+            cells.insert(6, "" if other is None else _range(other.problems_low, other.problems_high, sign=True))
         rows.append(" & ".join(cells) + r" \\")
-    head = rf"condition & seeds & {latex(found.metric)} & 95\% & difference & 95\%, joint & $p$ & verdict \\"
+    problems, column = ("", "") if verdicts.problems.reason else (r" & other problems too", "r")
+    head = rf"condition & seeds & {latex(found.metric)} & 95\% & difference & 95\%, joint{problems} & $p$ & verdict \\"
+    begin = rf"\begin{{tabular}}{{lrrrrr{column}rl}}"
     return "\n".join([
-        f"% {verdicts.headline}".replace("\n", " "), r"\begin{tabular}{lrrrrrrl}", r"\toprule", head, r"\midrule",
+        f"% {verdicts.headline}".replace("\n", " "), begin, r"\toprule", head, r"\midrule",
         *rows, r"\bottomrule", r"\end{tabular}", "",
     ])  # fmt: skip
 

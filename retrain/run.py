@@ -9,15 +9,14 @@ imported inside the functions, so that the command line may import this module f
 from __future__ import annotations
 
 import datetime as dt
-import importlib.util
 import logging
 import secrets
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from retrain import checkpoint, preflight, registry, resuming, store, tracking
+from retrain import checkpoint, parts, preflight, registry, resuming, store, tracking
 from retrain.config import Composed, compose
 from retrain.config.cautions import cautions
 from retrain.errors import ConfigError, Problem
@@ -29,15 +28,11 @@ from retrain.types import Job, RunResult, Sampling
 from retrain.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from retrain.config.schema import RunConfig
-    from retrain.data import LoadedData
+    from retrain.types import Backend, Capabilities, Prices
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow")
 MEASURED_PROMPTS = 256  # the longest of the first so many stands for all
 
 
@@ -47,14 +42,8 @@ class Built:
 
     job: Job
     composed: Composed
-    dataset: dict[str, Any]
+    made: parts.Parts
     tracking_uri: str
-
-    def close(self) -> None:
-        """End the worker processes of rewards."""
-        self.job.reward.close()
-        if self.job.held_out is not None:
-            self.job.held_out.reward.close()
 
 
 # --- build ----------------------------------------------------------------------------------------------------------
@@ -66,46 +55,43 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
     Raises:
         ConfigError: everything found wrong, in one list; the model itself is loaded only when nothing is.
     """
-    config = composed.config
-    _require_extras(config)
-    from retrain import data, evaluate, rewards
-    from retrain.advantages import baselines, pipeline
-    from retrain.model import load_tokenizer
-
-    _quiet_transformers()
-    emit(Phase(name="load", detail=config.data.source))
-    attempt = _Attempts()
+    config, name = composed.config, composed.config.backend.backend
+    offered = require_packages(composed)
+    if "data" in offered.parts:
+        emit(Phase(name="load", detail=config.data.source))
+    attempt = parts.Attempts()
     adapter_path = attempt(lambda: preflight.check_adapter_path(config))
     attempt(
         lambda: preflight.check_place(store.planned_directory(config, composed.name, dt.datetime.now().astimezone()))
     )
-    loaded = attempt(lambda: data.load(config, composed.places))
-    tokenizer = attempt(lambda: load_tokenizer(config))
-    transforms = attempt(lambda: pipeline.build(config, tokenizer, composed.places)) if tokenizer else None
-    baseline = attempt(lambda: baselines.build(config.algorithm, composed.places))
-    reward = attempt(lambda: rewards.build(config, loaded.reward if loaded else "match", composed.places))
-    held_out = attempt(lambda: evaluate.prepare(config, loaded, reward, composed.places)) if loaded and reward else None
+    made = parts.make(composed, offered.parts, attempt)
     tracking_uri = attempt(lambda: tracking.resolve_tracking_uri(config))
-    if attempt.problems or not (loaded and tokenizer and transforms and baseline and reward and tracking_uri):
-        if reward is not None:
-            reward.close()
-        raise ConfigError(attempt.problems)
+    problems = [*attempt.problems, *parts.wrong_options(config, offered)]
+    if problems or tracking_uri is None:
+        made.close()
+        raise ConfigError(problems)
 
     if adapter_path and adapter_path.is_dir() and any(adapter_path.iterdir()):
         emit(Warned(message=f"the adapter in {config.backend.adapter_path} will be replaced when this run is done"))
     for caution in cautions(config):
         emit(Warned(message=caution))
     emit(Phase(name="load", detail=config.model.model))
-    backend_class = registry.resolve("backend", config.backend.backend, places=())
+    backend = registry.resolve("backend", name, places=composed.places).load(config, made.tokenizer)
+    job = _job(config, made, backend, offered.price(config), emit)
+    _check_lengths(job)
+    return Built(job=job, composed=composed, made=made, tracking_uri=tracking_uri)
+
+
+def _job(config: RunConfig, made: parts.Parts, backend: Backend, prices: Prices | None, emit: Emit) -> Job:
     training = config.training
-    job = Job(
+    return Job(
         config=config,
-        data=loaded.tasks,
-        tokenizer=tokenizer,
-        reward=reward,
-        baseline=baseline,
-        pipeline=transforms,
-        backend=backend_class.load(config, tokenizer),
+        data=made.tasks,
+        tokenizer=made.tokenizer,
+        reward=made.reward,
+        baseline=made.baseline,
+        pipeline=made.pipeline,
+        backend=backend,
         sampling=Sampling(
             max_tokens=training.max_tokens,
             temperature=training.temperature,
@@ -114,66 +100,53 @@ def build(composed: Composed, emit: Emit = ignore) -> Built:
             seed=training.seed,
         ),
         emit=emit,
-        held_out=held_out,
+        prices=prices,
+        held_out=made.held_out,
     )
-    _check_lengths(job)
-    if held_out is not None:
-        evaluate.check_lengths(held_out, tokenizer, job.backend.max_positions)
-    return Built(job=job, composed=composed, dataset=_described(config, loaded), tracking_uri=tracking_uri)
 
 
 def _check_lengths(job: Job) -> None:
     """Refuse completions that would leave the positions that the model knows."""
-    limit, longest = job.backend.max_positions, job.sampling.max_tokens
+    limit = job.backend.max_positions
+    if limit is None or not job.data:
+        return
     prompt = max(len(job.tokenizer.encode_prompt(task.prompt)) for task in job.data[:MEASURED_PROMPTS])
-    if limit is not None and prompt + longest > limit:
-        raise ConfigError(
-            Problem(
-                message=f"training.max_tokens = {longest} after prompts of {prompt} tokens: "
-                f"the model was made for {limit} in all",
-                hint=f"--max-tokens {max(1, limit - prompt)}",
-                key="training.max_tokens",
-            )
-        )
+    if problem := too_long(prompt, job.sampling.max_tokens, limit):
+        raise ConfigError(problem)
+    if job.held_out is not None:
+        from retrain import evaluate
+
+        evaluate.check_lengths(job.held_out, job.tokenizer, limit)
 
 
-def _quiet_transformers() -> None:
-    """Let transformers log as other libraries do, and draw no bars of its own."""
-    from transformers.utils import logging as noisy
+def too_long(prompt: int, longest: int, limit: int | None) -> Problem | None:
+    """Say what is wrong with completions of `longest` tokens after a prompt of `prompt`; None: nothing.
 
-    noisy.disable_default_handler()
-    noisy.enable_propagation()
-    noisy.disable_progress_bar()
-
-
-class _Attempts:
-    """Calls that may each find the user's input wrong: go on after the first, and keep all that was found."""
-
-    def __init__(self) -> None:
-        self.problems: list[Problem] = []
-
-    def __call__(self, make: Callable[[], T]) -> T | None:
-        try:
-            return make()
-        except ConfigError as error:
-            self.problems += error.problems
-            return None
+    limit: positions that the model was made for; None: it has no such bound
+    """
+    if limit is None or prompt + longest <= limit:
+        return None
+    return Problem(
+        message=f"training.max_tokens = {longest} after prompts of {prompt} tokens: "
+        f"the model was made for {limit} in all",
+        hint=f"--max-tokens {max(1, limit - prompt)}",
+        key="training.max_tokens",
+    )
 
 
-def _require_extras(config: RunConfig) -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f'backend "{config.backend.backend}" needs {", ".join(missing)}, not installed here',
-            hint='pip install "retrain[local]"',
-        )
+def require_packages(composed: Composed) -> Capabilities:
+    """Return what a config's backend says of itself, where all is installed that it, its engine and tracker need.
+
+    Raises:
+        ConfigError: with the command that installs what is missing; the backend cannot be imported, or is none.
+    """
+    config = composed.config
+    offered = registry.capabilities(config.backend.backend, places=composed.places)
+    if problems := parts.not_installed(config, offered):
+        raise ConfigError(problems)
     if config.logging.wandb_project and (problem := tracking.check_wandb()):
         raise ConfigError(problem)
-
-
-def _described(config: RunConfig, loaded: LoadedData) -> dict[str, Any]:
-    name = "/".join(part for part in (config.data.source, config.data.name or config.data.path) if part)
-    return {"name": name, "rows": len(loaded.tasks), "digest": loaded.digest}
+    return offered
 
 
 # --- run ------------------------------------------------------------------------------------------------------------
@@ -207,7 +180,7 @@ def run(composed: Composed, *, emit: Emit = ignore, directory: Path | None = Non
                 store.point_latest(directory)
                 return _train(built.job, held, log, signals, resume_from=None, follow=follow)
         finally:
-            built.close()
+            built.made.close()
 
 
 def resume(directory: Path, composed: Composed | None = None, *, emit: Emit = ignore, follow: bool = True) -> RunResult:
@@ -237,7 +210,7 @@ def resume(directory: Path, composed: Composed | None = None, *, emit: Emit = ig
             with signals.allowed():
                 built = build(composed, emit)
             try:
-                resuming.check_data(before, built.dataset)
+                resuming.check_data(before, built.made.dataset)
                 record = _record(
                     built,
                     name=before.name,
@@ -249,14 +222,20 @@ def resume(directory: Path, composed: Composed | None = None, *, emit: Emit = ig
                     held = _open(
                         directory,
                         composed,
-                        replace(record, steps_done=step, best=before.best, active_seconds=before.active_seconds),
+                        replace(
+                            record,
+                            steps_done=step,
+                            best=before.best,
+                            active_seconds=before.active_seconds,
+                            money_redone=before.money_redone,
+                        ),
                         lock,
                     )
                     held.cut_back(step)
                     checkpoint.set_aside(directory / "checkpoints", after=step)
                     return _train(built.job, held, log, signals, resume_from=found, follow=follow)
             finally:
-                built.close()
+                built.made.close()
     finally:
         lock.release()
 
@@ -303,7 +282,8 @@ def _record(built: Built, **known: Any) -> RunRecord:
         max_steps=config.training.max_steps,
         versions=store.installed_versions(),
         git=store.git_state(Path.cwd()),
-        dataset=built.dataset,
+        dataset=built.made.dataset,
+        currency=built.job.prices.currency if built.job.prices else "",
         num_trainable=built.job.backend.num_trainable,
     )
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from retrain.config.schema import Health
 from retrain.errors import ConfigError
 from retrain.references import OUTPUTS, campaign_of, is_run, runs_under, started
-from retrain.store import RunRecord, slurm_job
+from retrain.store import BESIDE_IT, RunRecord, slurm_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,6 +113,7 @@ class RunState:
     eta_seconds: float | None = None  # until the last step; only of a run that makes progress
     started: float | None = None
     ended: float | None = None  # of a killed run: its last sign of life
+    active_seconds: float | None = None  # that processes have worked on it, those that were killed apart
     exit_reason: str = ""
     problems: list[dict[str, Any]] = field(default_factory=list)  # rules of retrain.health that are broken now
     stacks: str = ""  # the file in the run directory with the stacks of a stalled run
@@ -162,6 +163,7 @@ def state_of(directory: Path, now: float | None = None) -> RunState:
         eta_seconds=_eta(lines, record.max_steps - steps, now) if state == "running" else None,
         started=record.started,
         ended=ended,
+        active_seconds=record.active_seconds or None,
         exit_reason=record.exit_reason,
         problems=problems,
         stacks="stacks.txt" if state == "stalled" and (directory / "stacks.txt").is_file() else "",
@@ -180,7 +182,7 @@ def sound_record(directory: Path) -> RunRecord:
     try:
         record = RunRecord.read(directory)
     except AttributeError:  # JSON, but no object
-        raise ConfigError(f"{path} is damaged: it holds no table") from None
+        raise ConfigError(f"{path} is damaged: it holds no table", BESIDE_IT) from None
     needed = {
         "name": str, "state": str, "exit_reason": str, "host": str, "pid": int, "source": str, "steps_done": int,
         "max_steps": int, "started": (int, float), "ended": (int, float, type(None)), "problems": list,
@@ -188,7 +190,7 @@ def sound_record(directory: Path) -> RunRecord:
     }  # fmt: skip
     wrong = [name for name, kinds in needed.items() if not isinstance(getattr(record, name), kinds)]
     if wrong:
-        raise ConfigError(f"{path} is damaged: {wrong[0]} is {getattr(record, wrong[0])!r}")
+        raise ConfigError(f"{path} is damaged: {wrong[0]} is {getattr(record, wrong[0])!r}", BESIDE_IT)
     return record
 
 

@@ -232,7 +232,7 @@ def score(plan: Plan, *, emit: Emit = ignore) -> Scored:
         held_out = evaluate.prepare(config, loaded, reward, plan.places)
         assert held_out is not None, "there are tasks"
         opened.callback(held_out.reward.close)
-        metrics = _examined(config, held_out, tasks, emit)
+        metrics = _examined(plan, held_out, tasks, emit)
     return Scored(
         plan=plan,
         metrics=metrics,
@@ -243,13 +243,17 @@ def score(plan: Plan, *, emit: Emit = ignore) -> Scored:
     )
 
 
-def _examined(config: RunConfig, held_out: HeldOut, tasks: Sequence[Task], emit: Emit) -> dict[str, float]:
+def _examined(plan: Plan, held_out: HeldOut, tasks: Sequence[Task], emit: Emit) -> dict[str, float]:
     from retrain import evaluate
     from retrain.model import load_tokenizer
 
+    config = plan.config
+    backend_class = registry.resolve("backend", config.backend.backend, places=plan.places)
     tokenizer = load_tokenizer(config)
     emit(Phase(name="load", detail=config.model.adapter or config.model.model))
-    backend: Any = registry.resolve("backend", config.backend.backend, places=()).load(config, tokenizer)
+    backend: Any = backend_class.load(config, tokenizer)
+    if not hasattr(backend, "engine"):
+        raise ConfigError(f'backend "{config.backend.backend}" samples nothing but training batches', "--backend local")
     evaluate.check_lengths(held_out, tokenizer, backend.max_positions)
     try:
         return evaluate.examine(tasks, held_out, backend.engine, tokenizer, version=0, emit=emit)

@@ -151,9 +151,14 @@ def improvement(differences: ArrayLike) -> tuple[float, float, float]:
     n, wins, ties = len(d), int((d > 0).sum()), int((d == 0).sum())
     if n == 0:
         return math.nan, math.nan, math.nan
-    low = stats.binomtest(wins, n).proportion_ci(1 - ALPHA, method="exact").low
-    high = stats.binomtest(wins + ties, n).proportion_ci(1 - ALPHA, method="exact").high
-    return (wins + ties / 2) / n, float(low), float(high)
+    return (wins + ties / 2) / n, _exact(wins, n)[0], _exact(wins + ties, n)[1]
+
+
+@functools.lru_cache(maxsize=1024)
+def _exact(wins: int, n: int) -> tuple[float, float]:
+    """Return Clopper and Pearson's 95 % interval of a share."""
+    found = stats.binomtest(wins, n).proportion_ci(1 - ALPHA, method="exact")
+    return float(found.low), float(found.high)
 
 
 # --- power ------------------------------------------------------------------------------------------------------------

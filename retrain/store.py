@@ -1,7 +1,7 @@
 """The run directory: what a run was, did and is. It is the truth; trackers are projections of it.
 
-    config.toml  run.json  metrics.jsonl  rollouts/step-N.parquet  checkpoints/step-N/  adapter/  adapter-best/
-    heartbeat.json  stacks.txt  debug/  tracking/  plots/  log.txt
+    config.toml  run.json  metrics.jsonl  rollouts/step-N.parquet  evaluations/step-N.parquet  checkpoints/step-N/
+    adapter/  adapter-best/  heartbeat.json  stacks.txt  debug/  tracking/  plots/  log.txt
 
 One process writes here: the one that trains, under `.lock`. `tracking/` and `plots/` belong to the follower.
 """
@@ -25,8 +25,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from retrain import rollouts
+from retrain import evaluations, rollouts
 from retrain.errors import ConfigError, Interrupted, RetrainError, RunError
+from retrain.types import MONEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,9 +36,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from retrain.config.schema import RunConfig
-    from retrain.types import Credit, Group
+    from retrain.evaluations import Answer
+    from retrain.types import Credit, Group, Task
 
 FORMAT = 1  # of run.json and of the files beside it
+BESIDE_IT = (
+    "metrics.jsonl, checkpoints and adapter beside it may be whole all the same: a new run can start from the adapter"
+)
 NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 VERSIONED = ("retrain", "torch", "transformers", "trl", "peft", "accelerate", "hydra-core", "omegaconf", "mlflow")
 
@@ -77,6 +82,8 @@ class RunRecord:
     tracking_uri: str = "none"
     num_trainable: int = 0
     artifact: str = ""
+    currency: str = ""  # of what its steps cost; "": the backend has no price
+    money_redone: float = 0.0  # spent on steps that were cut back when it went on from a checkpoint
     best: dict[str, float] | None = None  # {"step": 40, "score": 0.71}, by held-out score
     problems: list[dict[str, Any]] = field(default_factory=list)  # retrain.health: rule, step, message, hint, …, until
     format: int = FORMAT
@@ -94,9 +101,9 @@ class RunRecord:
         except FileNotFoundError:
             raise ConfigError(f"{directory} is not a run directory: it has no run.json") from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from error
+            raise ConfigError(f"{path} cannot be read: {error}", BESIDE_IT) from error
         if not isinstance(values, dict):
-            raise ConfigError(f"{path} is damaged: it holds no table")
+            raise ConfigError(f"{path} is damaged: it holds no table", BESIDE_IT)
         if values.get("format") != FORMAT:
             raise ConfigError(
                 f"{path} has format {values.get('format')}, this version reads {FORMAT}; use the retrain that wrote it"
@@ -104,7 +111,7 @@ class RunRecord:
         try:
             return cls(**values)
         except TypeError as error:
-            raise ConfigError(f"{path} is damaged: {error}") from error
+            raise ConfigError(f"{path} is damaged: {error}", BESIDE_IT) from error
 
     def write(self, directory: Path) -> None:
         write_atomically(directory / "run.json", json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n")
@@ -358,12 +365,16 @@ class RunStore:
 
         From the start (step 0) everything goes, the evaluation before the first step too: it is made again.
         """
-        kept = [line for line in read_metrics(self.dir) if line["step"] <= step and step > 0]
+        lines = read_metrics(self.dir)
+        kept = [line for line in lines if line["step"] <= step and step > 0]
+        if redone := sum(line.get(MONEY, 0.0) for line in lines[len(kept) :]):
+            self.update(money_redone=self.record.money_redone + redone)
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         write_atomically(self.dir / "metrics.jsonl", text)
         for file in (self.dir / "rollouts").glob("step-*.parquet"):
             if int(file.stem.removeprefix("step-")) > step:
                 file.unlink()
+        evaluations.cut_back(self.dir, step)
 
     def keeps_rollouts(self, step: int) -> bool:
         """Whether this step's completions stay on disk: logging.keep_rollouts."""
@@ -376,3 +387,9 @@ class RunStore:
         """Write every completion of a step, where they are kept (`retrain.rollouts`)."""
         if self.keeps_rollouts(step):
             rollouts.write(self.dir, step, groups, credit, planning)
+
+    def write_evaluation(
+        self, part: str, step: int, tasks: Sequence[Task], answers: Sequence[Sequence[Answer]]
+    ) -> None:
+        """Write the answers of an evaluation (`retrain.evaluations`); their texts where those of the step are kept."""
+        evaluations.write(self.dir, part, step, tasks, answers, texts=self.keeps_rollouts(step))

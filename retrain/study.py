@@ -96,12 +96,15 @@ class Study:
     def values(self, label: str, measure: Measure) -> dict[int, float]:
         """Return a condition's value for each seed; several runs of one seed are one value, their mean.
 
-        A seed with a lost run has none, unless failures count at the floor.
+        A seed with a lost run has none, unless failures count at the floor. A run that is not finished yet hides no
+        other of its seed.
         """
         lost = {id(run) for run in self.lost(label)}
         found: dict[int, list[float | None]] = {}
         for run in self.of(label):
-            value = measure(run) if run.state == "done" and id(run) not in lost else None
+            if run.state in UNFINISHED:
+                continue
+            value = measure(run) if id(run) not in lost else None
             if id(run) in lost and self.floor:
                 value = self.lowest(measure)
             found.setdefault(run.seed, []).append(value)
@@ -160,12 +163,14 @@ def load(paths: Sequence[Path], metric: str = "", *, by: Sequence[str] = (), flo
     floor:  count failed runs with the lowest value
 
     Raises:
-        ConfigError: neither a campaign nor a run, a key of `by` that does not exist, or nothing to compare.
+        ConfigError: neither a campaign nor a run, a key of `by` or a metric that does not exist, or nothing to compare.
     """
     manifests = {path: read_manifest(path) for path in paths if (path / "manifest.json").is_file()}
     runs: list[Run] = []
     for path in paths:
         runs += of_campaign(path, manifests[path]) if path in manifests else [single(path)]
+    if metric:
+        _check_metric(metric, runs)
     manifest = next(iter(manifests.values()), {})
     declared = _table(manifest.get("campaign"))
     if len(paths) == 1 and manifests and not by:
@@ -194,6 +199,18 @@ def load(paths: Sequence[Path], metric: str = "", *, by: Sequence[str] = (), flo
         looks=[look for path in manifests for look in _looks(path, manifests[path])],
         manifest=manifest if len(paths) == 1 else {},
     )
+
+
+def _check_metric(metric: str, runs: Sequence[Run]) -> None:
+    """Refuse a metric that no run has; while none is done, it may still come."""
+    known = measured(runs)
+    if metric not in known and any(run.state == "done" for run in runs):
+        raise ConfigError(unknown_name(kind="metric of these runs", name=metric, known=known, key="--metric"))
+
+
+def measured(runs: Iterable[Run]) -> list[str]:
+    """Return the metrics that some run has."""
+    return sorted({key for run in runs for line in run.lines for key in line} - {"step", "time"})
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -327,18 +344,44 @@ def _by_config(runs: Sequence[Run], by: Sequence[str]) -> tuple[list[Run], list[
         ConfigError: a key of `by` that no config has.
     """
     known = {key for run in runs for key in run.config}
-    wrong = [unknown_name(kind="key of these configs", name=key, known=sorted(known)) for key in by if key not in known]
+    wrong = [
+        unknown_name(kind="key of these configs", name=key, known=sorted(known), key="--by")
+        for key in by
+        if key not in known
+    ]
     if wrong:
         raise ConfigError([replace(problem, hint="") for problem in wrong])  # all keys are too many to list
     keys = list(by) or differing(runs)
     groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(", ".join(f"{_short(k, keys)}={_shown(run.config.get(k))}" for k in keys), []).append(run)
+    for run, group in zip(runs, _groups(runs, keys), strict=True):
+        groups.setdefault(group, []).append(run)
     named = {group: {run.label for run in members} for group, members in groups.items()}
     unique = len({frozenset(labels) for labels in named.values()}) == len(named)
     if not by and unique and all(len(labels) == 1 and "" not in labels for labels in named.values()):
         return list(runs), keys
     return [replace(run, label=group) for group, members in groups.items() for run in members], keys
+
+
+def _groups(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """Return what each run is grouped under: its values of `keys`.
+
+    A run that is only planned has no config yet: it belongs to the runs of its label, of its own campaign first.
+    """
+
+    def of(run: Run) -> str:
+        return ", ".join(f"{_short(key, keys)}={_shown(run.config.get(key))}" for key in keys)
+
+    homes: dict[tuple[Path | None, str], str] = {}
+    for run in runs:
+        if run.config and run.label:
+            homes.setdefault((run.directory.parent, run.label), of(run))
+            homes.setdefault((None, run.label), of(run))
+    return [
+        of(run)
+        if run.config or not run.label
+        else homes.get((run.directory.parent, run.label)) or homes.get((None, run.label)) or run.label
+        for run in runs
+    ]
 
 
 def differing(runs: Iterable[Run]) -> list[str]:

@@ -123,6 +123,23 @@ def test_a_run_that_is_done_without_the_metric_is_lost(tmp_path):
     assert "unequally" in only(verdicts).reason
 
 
+def test_a_secondary_difference_that_is_the_same_on_all_seeds_has_no_interval(tmp_path):
+    verdicts = judged(tmp_path, {"a": dict.fromkeys(BASE, 0.25), "b": dict.fromkeys(BASE, 0.5)})
+    difference, low, high = verdicts.secondary[0].differences["b"]
+    assert difference == pytest.approx(0.25 * 39 / 40)
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_a_condition_that_varies_much_more_than_the_baseline_is_warned_of(tmp_path):
+    wild = {seed: 0.5 + 5 * (value - 0.5) for seed, value in BASE.items()}
+    [warning] = judged(tmp_path, {"a": BASE, "b": wild}).warnings
+    assert warning.startswith("b varies 5.0 times as much over seeds as a: ")
+    [warning] = judged(tmp_path / "turned", {"a": wild, "b": BASE}).warnings
+    assert warning.startswith("a varies 5.0 times as much over seeds as b: ")
+    assert judged(tmp_path / "even", {"a": BASE, "b": UP}).warnings == []
+
+
 def test_the_same_difference_on_all_seeds_cannot_be_judged(tmp_path):
     found = only(judged(tmp_path, {"a": dict.fromkeys(BASE, 0.25), "b": dict.fromkeys(BASE, 0.5)}))
     assert found.verdict == "cannot tell"
@@ -148,7 +165,7 @@ def test_equivalent_names_the_margin_and_the_headline_counts_the_others(tmp_path
     assert [c.verdict for c in verdicts.comparisons] == ["equivalent", "better"]
     assert "equivalent within ±0.02" in verdicts.comparisons[0].sentence
     assert verdicts.headline.startswith("up is better than a: +0.104")
-    assert verdicts.headline.endswith("Of the other 1: 1 equivalent.")
+    assert verdicts.headline.endswith(". The other one: equivalent.")
     assert compare.headline(tmp_path) == verdicts.headline
 
 
@@ -193,6 +210,24 @@ def test_two_campaigns_that_share_conditions_keep_their_labels_and_add_seeds(tmp
     assert only(compare.judge(found)).verdict == "better"
 
 
+def test_a_run_that_is_planned_in_one_campaign_hides_nothing_of_another(tmp_path):
+    first = write_campaign(tmp_path / "one", {"a": BASE, "b": UP})
+    second = write_campaign(tmp_path / "two", {"a": {1: "planned", 9: "planned"}, "b": dict.fromkeys(UP, "planned")})
+    verdicts = compare.judge(compare.load([first, second]))
+    assert [(c.label, c.planned, c.finished) for c in verdicts.conditions] == [("a", 7, 5), ("b", 10, 5)]
+    assert [dict(c.values) for c in verdicts.conditions] == [pytest.approx(BASE), pytest.approx(UP)]
+    assert only(verdicts).reason == "7 of 17 planned runs are not finished"
+    assert "a has several runs of one seed: their mean is one value" not in verdicts.warnings
+
+
+def test_a_planned_run_of_a_label_that_two_campaigns_use_differently_belongs_to_its_own(tmp_path):
+    first = write_campaign(tmp_path / "one", {"a": BASE, "b": UP})
+    second = write_campaign(tmp_path / "two", {"b": BASE | {9: "planned"}, "c": UP})
+    found = compare.load([first, second])
+    [planned] = [run for run in found.runs if run.state == "planned"]
+    assert planned.label == "advantage_mode=mode0"  # as the other runs of "b" in two
+
+
 def test_a_difference_beyond_the_compared_keys_is_warned_of(tmp_path):
     root = write_campaign(tmp_path, {"a": BASE, "b": UP})
     assert compare.judge(compare.load([root])).warnings == []
@@ -230,8 +265,18 @@ def test_torn_lines_missing_files_and_an_unknown_metric_raise_nothing(tmp_path):
     (root / "runs" / "grpo+none_s2" / "config.toml").unlink()
     (root / "runs" / "grpo+none_s3" / "run.json").write_text("{")
     assert compare.judge(compare.load([root])).comparisons
-    unknown = compare.judge(compare.load([root], "eval/scores"))
-    assert "no run has eval/scores; --metric names another one, or switch eval on" in unknown.warnings
+
+
+def test_a_metric_that_no_run_has_is_an_error_that_names_those_they_have(tmp_path):
+    root = write_campaign(tmp_path / "done", many(2, 4))
+    with pytest.raises(ConfigError, match=r'--metric = "eval/scores" .* did you mean "eval/score"') as caught:
+        compare.load([root], "eval/scores")
+    assert "reward/mean" in caught.value.problems[0].hint
+    going = write_campaign(tmp_path / "going", {"a": {1: "running"}, "b": {1: "running"}})
+    [warning] = compare.judge(compare.load([going], "eval/scores")).warnings  # it may still come
+    assert warning == "no run has eval/scores; did you mean eval/score?"
+    declared = write_campaign(tmp_path / "declared", many(2, 4), metric="test/score")
+    assert "no run has test/score" in compare.judge(compare.load([declared])).warnings[0]
 
 
 def test_a_damaged_manifest_is_named(tmp_path):

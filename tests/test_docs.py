@@ -1,9 +1,7 @@
-"""What the documents say is true: numbers are recomputed, configs compose, code compiles, links lead somewhere."""
+"""What the documents say is true: numbers are recomputed, names exist, code compiles, links lead somewhere."""
 
 import math
 import re
-import shlex
-import shutil
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,41 +16,13 @@ from retrain.advantages.grams import GRAMS
 from retrain.advantages.pipeline import TransformPipeline
 from retrain.advantages.planning import RegexDetector
 from retrain.advantages.sepa_schedule import SepaSchedule
-from retrain.cli import campaign, campaign_table
-from retrain.cli.commands import COMMANDS
+from retrain.cli import campaign_table
 from retrain.config import compose, schema
 from retrain.types import Batch
+from tests.documents import DOCUMENTS, REPOSITORY, TOPICS, WRITTEN, blocks, cells, in_a_folder, table, the_name
 from tests.tokenizers import tokenizer
 
-REPOSITORY = Path(__file__).parents[1]
-TOPICS = REPOSITORY / "retrain" / "manual" / "topics"
-DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *TOPICS.glob("*.md")])
-WRITTEN = [path for path in DOCUMENTS if not path.is_symlink()]
-
 STEP, LAMBDA, BETA, ALPHA, RHO = 35, 0.5, 0.5, 0.2, 0.2  # of the worked example
-
-
-# --- reading Markdown -------------------------------------------------------------------------------------------------
-
-
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-def cells(line: str) -> list[str]:
-    """Return what stands between the bars; of a cell that is one code span, what stands between its ticks."""
-    return [re.sub(r"^`([^`]*)`$", r"\1", cell.strip()) for cell in line.strip().strip("|").split("|")]
-
-
-def table(topic: str, *columns: str) -> list[dict[str, str]]:
-    """Return the rows of the one table of a topic that has these columns."""
-    found = []
-    for part in re.findall(r"(?:^\|.*\n)+", manual.read(topic), re.MULTILINE):
-        head, _, *rows = part.splitlines()
-        if set(columns) <= set(cells(head)):
-            found.append([dict(zip(cells(head), cells(row), strict=True)) for row in rows])
-    [only] = found
-    return only
 
 
 def printed(value: float, as_in: str) -> str:
@@ -266,72 +236,13 @@ def test_every_transform_has_its_section_and_every_planning_phrase_is_listed():
     assert tuple(" ".join(listed[1].split()).split(" · ")) == GRAMS
 
 
-# --- code, configs, commands, links -----------------------------------------------------------------------------------
-
-
-def in_a_folder(document: Path, folder: Path, monkeypatch) -> dict[Path, str]:
-    """Write a document's files, and the plugins that it may name, into a folder; return its TOMLs by their path.
-
-    A block that begins with ``# NAME.toml`` or ``# NAME.py`` is that file.
-    """
-    monkeypatch.chdir(folder)
-    for plugin in (REPOSITORY / "examples" / "plugins").glob("*.py"):
-        shutil.copy(plugin, folder)
-    tomls = {}
-    for language in ("python", "toml"):
-        for number, block in enumerate(blocks(document, language)):
-            named = re.match(rf"# ([\w/-]+\.{'py' if language == 'python' else 'toml'})\b", block)
-            path = folder / (named[1] if named else f"block-{number}.{language}")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block, encoding="utf-8")
-            if language == "toml":
-                tomls[path] = block
-            for variable in re.findall(r"oc\.env:(\w+)", block):
-                monkeypatch.setenv(variable, "none")
-    return tomls
-
-
-def the_name(path: Path) -> str:
-    return str(path.relative_to(REPOSITORY))
-
-
-@pytest.mark.parametrize("document", [path for path in WRITTEN if blocks(path, "toml")], ids=the_name)
-def test_every_toml_composes(document, tmp_path, monkeypatch):
-    for path in in_a_folder(document, tmp_path, monkeypatch):
-        inside = path.relative_to(tmp_path)
-        if inside.parts[0] == "conf":
-            compose(None, [f"{inside.parent.name}={inside.stem}"], cwd=tmp_path)
-        elif campaign.is_one(inside, []):
-            campaign.planned(inside, [])
-        else:
-            compose(inside, cwd=tmp_path)
+# --- code and links ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("document", [path for path in WRITTEN if blocks(path, "python")], ids=the_name)
 def test_every_python_block_compiles(document):
     for block in blocks(document, "python"):
         compile(block, str(document), "exec")
-
-
-@pytest.mark.parametrize("document", [path for path in WRITTEN if blocks(path, "bash")], ids=the_name)
-def test_every_command_is_one_and_its_arguments_compose(document, tmp_path, monkeypatch):
-    in_a_folder(document, tmp_path, monkeypatch)
-    for line in "".join(blocks(document, "bash")).splitlines():
-        words = shlex.split(line.removesuffix(" &"), comments=True)
-        if not words or words[0] != "retrain":
-            continue
-        verb, *arguments = words[1:] if words[1] in COMMANDS else ["train", *words[1:]]
-        if verb not in ("train", "explain"):
-            continue
-        config, *rest = arguments
-        assert config.endswith(".toml"), line
-        rest = [word for word in rest if word not in ("--all", "--json")]
-        if not (tmp_path / config).exists():
-            continue
-        if campaign.is_one(Path(config), rest):
-            campaign.planned(Path(config), campaign._take(rest)[1])
-        else:
-            compose(Path(config), rest, cwd=tmp_path)
 
 
 def test_every_rule_of_health_is_in_the_troubleshooting_table_and_has_its_advice():

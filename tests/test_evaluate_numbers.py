@@ -8,7 +8,9 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from retrain.evaluate import Answer, measure, pass_at_k, passes, standard_error
+from retrain.config.logged import passes
+from retrain.evaluate import measure, standard_error
+from retrain.evaluations import Answer, pass_at_k
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from retrain import compare, report
 from retrain.report import FILES, latex, moment, number, pvalue, signed
 from tests.made_runs import many, write_campaign
+from tests.test_crossed import campaign, luck
 
 VOID = {"meta", "br"}  # SVG elements without content end in />
 
@@ -161,9 +162,36 @@ def test_forty_runs_of_200_steps_take_under_a_second_and_under_300_kb(tmp_path):
 
 
 def _seconds(root: Path) -> float:
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: others may use the machine as well
     report.write(root)
-    return time.perf_counter() - start
+    return time.process_time() - start
+
+
+def test_where_runs_kept_their_answers_every_form_shows_the_interval_for_other_problems_too(tmp_path):
+    campaign(tmp_path, dict.fromkeys("abc", range(1, 6)), luck)
+    report.write(tmp_path)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    found = compare.judge(compare.load([tmp_path]))
+    assert page.tables["verdicts"][0][6] == "other problems too"
+    for row, c in zip(page.tables["verdicts"][2:], found.comparisons, strict=True):
+        assert row[6] == f"{signed(c.problems_low)} to {signed(c.problems_high)}"
+        assert row[-1] == c.verdict
+    assert {len(row) for row in page.tables["verdicts"]} == {10}
+    assert sum(attributes.get("class") == "wider" for _, attributes in page.tags) == 2
+    assert "All runs answered the same 40 evaluation problems." in "".join(page.words["p"])
+    rows = [line for line in (tmp_path / "results.tex").read_text(encoding="utf-8").splitlines() if "&" in line]
+    assert {row.count("&") for row in rows} == {8}
+    assert "other problems too" in rows[0]
+    document = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert document["comparisons"][0]["problems_low"] == found.comparisons[0].problems_low
+
+
+def test_the_time_at_work_is_told_apart_from_the_time_since_the_start(tmp_path):
+    manifest = json.loads((write_campaign(tmp_path, many(2, 4)) / "manifest.json").read_text())
+    times = {"created": 0.0, "opened": 36_000.0, "ended": 39_600.0, "active_seconds": 7200.0}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | times))
+    said = report.cost(compare.load([tmp_path]))
+    assert said.endswith("; the campaign was at work for 3 hours, 11 from start to end")
 
 
 # --- for other programs -----------------------------------------------------------------------------------------------

@@ -113,12 +113,14 @@ def test_cutting_back_forgets_later_steps_and_the_torn_line(tmp_path):
     for step in (1, 2, 3):
         held.append_metrics(step, {"reward/mean": step / 10})
         (rollouts / f"step-{step}.parquet").write_text("")
+        held.write_evaluation("eval", step, [], [])
     with (tmp_path / "run" / "metrics.jsonl").open("a") as handle:
         handle.write('{"step": 4')
     held.cut_back(2)
     held.append_metrics(3, {"reward/mean": 0.9})
     assert [line["step"] for line in store.read_metrics(tmp_path / "run")] == [1, 2, 3]
-    assert sorted(p.name for p in rollouts.iterdir()) == ["step-1.parquet", "step-2.parquet"]
+    for folder in (rollouts, tmp_path / "run" / "evaluations"):
+        assert sorted(p.name for p in folder.iterdir()) == ["step-1.parquet", "step-2.parquet"]
 
 
 def test_cutting_back_to_the_start_forgets_the_evaluation_before_the_first_step_too(tmp_path):

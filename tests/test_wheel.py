@@ -54,6 +54,7 @@ def test_the_wheel_holds_every_resource_and_no_tests(wheel):
             "retrain/tiny/weights",
             "retrain/cli/templates",
             "retrain/cli/plugin_templates",
+            "retrain/cli/completion_scripts",
             "retrain/manual",
         )
         for path in (REPOSITORY / folder).rglob("*")
@@ -80,3 +81,8 @@ def test_it_finds_its_group_files_and_its_model_from_another_folder(installed, t
 def test_its_templates_compose(installed, tmp_path):
     retrain(installed, "init", cwd=tmp_path)
     assert "optimiser steps" in retrain(installed, "explain", cwd=tmp_path)
+
+
+def test_its_manual_is_found_and_searched(installed, tmp_path):
+    assert retrain(installed, "man", "sepa", cwd=tmp_path).startswith("# sepa: ")
+    assert retrain(installed, "man", "--search", "lora rank", cwd=tmp_path).startswith("model.lora_rank ")

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 
 from retrain import checkpoint, estimate, registry
-from retrain.backends.options import LocalOptions
+from retrain.backends.options import LOCAL, LocalOptions
 from retrain.batches import Batches
 from retrain.bookkeeping import Bookkeeper
 from retrain.engines.shadow import memory_bytes
@@ -22,6 +22,7 @@ from retrain.evaluate import Best, Evaluator
 from retrain.events import Phase, Warned
 from retrain.layout import Layout
 from retrain.model import ChatTokenizer, load_policy, pick_device
+from retrain.ratio_contract import is_exact
 from retrain.trainer import Trainer
 from retrain.trl_arguments import grpo_config
 from retrain.types import Engine, Job, RunResult, Store
@@ -38,6 +39,8 @@ MEASURED_PROMPTS = 64  # the longest by characters are measured in tokens
 
 class LocalBackend:
     """The policy on one device, and the loop around it."""
+
+    capabilities = LOCAL
 
     def __init__(
         self, policy: PreTrainedModel | PeftModel, tokenizer: ChatTokenizer, engine: Engine, device: torch.device
@@ -91,7 +94,7 @@ class LocalBackend:
             store=store,
             signals=job.signals,
             beat=job.beat,
-            exact=self.policy.dtype in (torch.float32, torch.float64),
+            exact=is_exact(self.policy.dtype),
             worst_case=None if on_cpu else (longest, config.training.max_tokens),
         )
         if trainer.aux_loss_enabled and layout.skip:

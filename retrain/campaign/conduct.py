@@ -10,7 +10,6 @@ Every run is a process of its own with a supervisor. What is here runs in the pr
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
 import signal
 import threading
@@ -23,18 +22,16 @@ from retrain import report, store, tracking
 from retrain.campaign import searching
 from retrain.campaign.budget import Budget
 from retrain.campaign.launchers import check_launcher
-from retrain.campaign.launching import Changes, Planned, Rolling
+from retrain.campaign.launching import Changes, Planned, Rolling, orders_of
 from retrain.campaign.manifest import Manifest, RunEntry
 from retrain.campaign.plan import Plan, keys_as_dict
-from retrain.campaign.supervisor import Order
+from retrain.campaign.supervisor import Exit
 from retrain.config import compose
 from retrain.config import toml as toml_files
 from retrain.errors import ConfigError, Incomplete, Interrupted, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5  # between two looks at signals and at what is shown
 
@@ -74,18 +71,24 @@ def start(plan: Plan, show: Callable[[Path, Manifest], None]) -> Path:
                 _write_configs(plan)
             manifest.write(root)
             store.point_latest(root)
-        return _conduct(root, manifest, show, manifest.runs)
+        return _conduct(root, manifest, show)
     finally:
         lock.release()
 
 
 def go_on(
-    root: Path, show: Callable[[Path, Manifest], None], *, plan: Plan | None = None, retry_failed: bool = False
+    root: Path,
+    show: Callable[[Path, Manifest], None],
+    *,
+    plan: Plan | None = None,
+    retry_failed: bool = False,
+    leave_failed: bool = False,
 ) -> Path:
     """Do what is missing of a campaign: half-done runs from their checkpoints, what is done not at all.
 
     plan:         also its runs that are new; those that are there may not differ in what a step depends on
     retry_failed: failed runs begin anew instead of going on from their last checkpoint
+    leave_failed: failed runs stay as they are; those of a search do so anyway, unless they begin anew
 
     Raises:
         ConfigError: nothing is missing, it is being conducted, or the plan changes a run that is there.
@@ -94,36 +97,36 @@ def go_on(
     lock = store.RunLock.take(root)
     try:
         manifest = Manifest.read(root)
-        if plan is not None and manifest.is_search:
+        if plan is not None and (manifest.is_search or plan.search is not None):
             manifest = searching.extended(root, manifest, plan)
         elif plan is not None:
             manifest = _extended(root, manifest, plan.placed(root))
         manifest = _as_found(root, manifest)
-        missing = searching.open_runs(manifest, retry_failed=retry_failed)
-        if not missing and not manifest.unasked:
-            raise ConfigError(_finished(root, manifest))
-        for run in missing:
-            if retry_failed and run.state == "failed" and (root / run.directory).exists():
+        is_answered = manifest.is_search and not retry_failed  # a failed run is what its trial came to
+        left = ("done", "failed") if leave_failed or is_answered else ("done",)
+        todo = [run for run in manifest.runs if run.state not in left and run.key]
+        if not todo and not manifest.unasked:
+            raise ConfigError(_nothing_to_do(root, manifest))
+        for run in todo:
+            if retry_failed and run.state == "failed":
                 _begin_anew(root / run.directory)
-                manifest = manifest.with_run(run.name, state="planned", exit_reason="")
-        return _conduct(root, manifest.taken_over(), show, missing)
+            manifest = manifest.with_run(run.name, state="planned", exit_reason="")
+        return _conduct(root, manifest.taken_over(), show)
     finally:
         lock.release()
 
 
-def _finished(root: Path, manifest: Manifest) -> Problem:
-    """Say that nothing is missing, and how to add something."""
-    source, number = manifest.source or "CONFIG.toml", len(manifest.runs)
-    if failed := sum(run.state == "failed" for run in manifest.runs):
-        message = f"{root} is finished: of its {number} runs {failed} failed, which is what their trials came to"
-        return Problem(message=message, hint=f"to run them again: retrain resume {root} --retry-failed")
-    message = f"{root} is finished: all of its {number} runs are done"
+def _nothing_to_do(root: Path, manifest: Manifest) -> Problem:
+    failed, number = [run for run in manifest.runs if run.state == "failed"], len(manifest.runs)
+    if any(run.key for run in failed):
+        message = f"nothing is new or was interrupted in {root}, and {len(failed)} of its {number} runs failed"
+        return Problem(message=message, hint="--retry-failed lets failed runs begin anew")
+    hint = f"to add seeds or conditions: retrain {manifest.source or 'CONFIG.toml'} --extend {root}"
     if manifest.is_search:
         more = 2 * manifest.campaign["sweeper_options"]["n_trials"]
-        return Problem(
-            message=message, hint=f"to add trials: as before, with hydra.sweeper.n_trials={more} --extend {root}"
-        )
-    return Problem(message=message, hint=f"to add seeds or conditions: retrain {source} --extend {root}")
+        hint = f"to add trials: as before, with hydra.sweeper.n_trials={more} --extend {root}"
+    others = f", but for {len(failed)} whose keys do not go together" if failed else ""
+    return Problem(message=f"{root} is finished: all of its {number} runs are done{others}", hint=hint)
 
 
 def _check(plan: Plan) -> None:
@@ -179,6 +182,9 @@ def _extended(root: Path, manifest: Manifest, plan: Plan) -> Manifest:
     new = [cell for cell in plan.cells if cell.name not in there]
     with store.needed(root):
         _write_configs(plan, [cell.name for cell in new])
+    done = sum(run.state == "done" for run in manifest.runs)
+    look = {"time": round(time.time(), 3), "done": done, "planned": len(manifest.runs)}
+    judged = new and manifest.state in ("done", "failed")  # its report gave a verdict: an end that was none
     known = {condition["label"] for condition in manifest.conditions}
     added = [{"label": c.label, "overrides": c.overrides} for c in plan.conditions if c.label not in known]
     return replace(
@@ -186,6 +192,7 @@ def _extended(root: Path, manifest: Manifest, plan: Plan) -> Manifest:
         campaign={**keys_as_dict(plan.campaign), "seeds": sorted({*manifest.campaign["seeds"], *plan.campaign.seeds})},
         conditions=[*manifest.conditions, *added],
         runs=[*manifest.runs, *map(_entry, new)],
+        looks=[*manifest.looks, look] if judged else manifest.looks,
     )
 
 
@@ -225,13 +232,25 @@ def _difference(root: Path, cell: Any) -> Problem:
 
 
 def _as_found(root: Path, manifest: Manifest) -> Manifest:
-    """Return the manifest with what the runs themselves say: the process that wrote it may have been killed."""
+    """Return the manifest with what the runs and their supervisors say: who wrote it may have been killed."""
     for run in manifest.runs:
-        with contextlib.suppress(ConfigError):
-            record = store.RunRecord.read(root / run.directory)
-            state = "interrupted" if record.state == "running" else record.state
-            manifest = manifest.with_run(run.name, state=state, exit_reason=record.exit_reason)
+        state, reason = _how_it_ended(root / run.directory, run)
+        manifest = manifest.with_run(run.name, state=state, exit_reason=reason)
     return manifest
+
+
+def _how_it_ended(directory: Path, run: RunEntry) -> tuple[str, str]:
+    """Return a run's state and the reason of its end. A supervisor has seen more than a run that was killed."""
+    record, found = None, Exit.read(directory)
+    with contextlib.suppress(ConfigError):
+        record = store.RunRecord.read(directory)
+    if record is not None and record.state == "done":
+        return "done", ""
+    if found is not None and found.state != "done":  # one that was done and is now longer is told by its record
+        return found.state, found.exit_reason
+    if record is None:
+        return ("interrupted" if run.state == "running" else run.state), run.exit_reason
+    return ("interrupted" if record.state == "running" else record.state), record.exit_reason
 
 
 def _begin_anew(directory: Path) -> None:
@@ -247,24 +266,22 @@ def _begin_anew(directory: Path) -> None:
 # --- while it runs --------------------------------------------------------------------------------------------------
 
 
-def _conduct(root: Path, manifest: Manifest, show: Callable[[Path, Manifest], None], todo: Sequence[RunEntry]) -> Path:
+def _conduct(root: Path, manifest: Manifest, show: Callable[[Path, Manifest], None]) -> Path:
     stop, follower = threading.Event(), tracking.Follower(root)
     search = searching.Searching(root, manifest) if manifest.is_search else None
     if search is not None:
-        known = {run.name for run in manifest.runs}
         manifest = search.taken_up(manifest)
-        todo = [*todo, *(run for run in manifest.runs if run.name not in known)]
     manifest.write(root)
+    show(root, manifest)  # as it is now: what ends from here on is news
     follower.start()
-    orders = {run.name: _order(root, manifest, run) for run in todo if run.key}
-    launcher = Planned(manifest.campaign, orders, stop) if search is None else Rolling(manifest.campaign, stop)
+    launcher = (Rolling if search else Planned)(root, manifest, stop)
     budget = Budget(root, manifest)
     with _stopping(stop) as asked, _stopped_by_an_error(stop):
-        launcher.add(orders) if isinstance(launcher, Rolling) else launcher.start()
+        launcher.start(orders_of(root, manifest, manifest.runs))
         while True:
             manifest = _taken(root, manifest, launcher.changes)
             if search is not None and isinstance(launcher, Rolling):
-                manifest = _searched(root, manifest, search, launcher, stop)
+                manifest = search.advance(manifest, launcher, stop)
             show(root, manifest)
             follower.ensure()
             if not stop.is_set() and (spent := budget.spent(manifest)):
@@ -276,21 +293,6 @@ def _conduct(root: Path, manifest: Manifest, show: Callable[[Path, Manifest], No
     if launcher.defect is not None:
         raise launcher.defect
     return _ended(root, manifest, asked, show, follower)
-
-
-def _searched(
-    root: Path, manifest: Manifest, search: searching.Searching, launcher: Rolling, stop: threading.Event
-) -> Manifest:
-    """Tell the search what has ended, and start what it asks for while a worker has nothing to do."""
-    search.tell(manifest)
-    while launcher.has_room and manifest.unasked and not stop.is_set():
-        known = {run.name for run in manifest.runs}
-        manifest = search.ask(manifest)
-        manifest.write(root)
-        new = [run for run in manifest.runs if run.name not in known and run.key]
-        launcher.add({run.name: _order(root, manifest, run) for run in new})
-        search.tell(manifest)  # one whose keys do not go together has failed already
-    return manifest
 
 
 @contextlib.contextmanager
@@ -335,6 +337,7 @@ def _ended(
     show: Callable[[Path, Manifest], None],
     follower: tracking.Follower,
 ) -> Path:
+    manifest = _as_found(root, manifest)  # whose turn never came is as it was before
     failed = [run for run in manifest.runs if run.state == "failed"]
     missing, unasked = [run for run in manifest.runs if run.state != "done"], manifest.unasked
     is_whole = not missing and not unasked
@@ -344,38 +347,19 @@ def _ended(
     report.write(root)  # once more: now the campaign is over
     show(root, manifest)
     follower.start()
+    more = f", {unasked} trials have not begun" if unasked else ""
     if asked and asked[0].startswith("stopped by"):
-        more = f", {unasked} trials have not begun" if unasked else ""
         raise Interrupted(f"{asked[0]}; {len(missing)} runs are missing{more}: retrain resume {root}")
     if not is_whole:
         reasons = [f"{run.name}: {run.exit_reason or run.state}" for run in failed or missing]
         why = f"{asked[0]}; " if asked else ""
-        more = f", {unasked} trials have not begun" if unasked else ""
         is_answered = manifest.is_search and not unasked and len(failed) == len(missing)
+        further = [f"retrain resume {root}{' --retry-failed' if is_answered else ''}"]
         raise Incomplete(
             f"{why}{len(missing)} of {len(manifest.runs)} runs are not done{more}",
-            "\n".join([*reasons[:8], f"retrain resume {root}{' --retry-failed' if is_answered else ''}"]),
+            "\n".join([*reasons[:8], *(further if any(run.key for run in missing) or unasked else [])]),
         )
     return root
-
-
-def _order(root: Path, manifest: Manifest, run: RunEntry) -> Order:
-    directory = (root / run.directory).resolve()
-    return Order(
-        directory=str(directory),
-        places=tuple(manifest.places),
-        cwd=manifest.cwd,
-        timeout=manifest.campaign["timeout"],
-        stall_timeout=_stall_timeout(directory),
-        max_retries=manifest.campaign["max_retries"],
-        source=manifest.source,
-        environment={},
-    )
-
-
-def _stall_timeout(directory: Path) -> float:
-    table = toml_files.read(directory / "config.toml", str(directory)).table
-    return float(table["health"]["stall_timeout"])
 
 
 @contextlib.contextmanager

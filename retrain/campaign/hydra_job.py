@@ -2,6 +2,7 @@
 
     FOLDER/orders.json   what to run                          FOLDER/3.alive     touched while the job of order 3 lives
     FOLDER/stop          appears: end everything cleanly      FOLDER/3.started   order 3 has begun
+    FOLDER/superseded    appears: begin no order any more
 
 The job returns nothing: what came of an order is in its exit.json.
 """
@@ -24,7 +25,7 @@ from retrain.store import process_start
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ORDERS, STOP = "orders.json", "stop"
+ORDERS, STOP, SUPERSEDED = "orders.json", "stop", "superseded"
 ALIVE_SECONDS = 1.0  # between two touches, and two looks at whether to stop
 SLOT_SECONDS = 0.2  # between two looks for a free place
 
@@ -35,7 +36,7 @@ def run_order(config: Any) -> None:
     ticket = json.loads((folder / ORDERS).read_text(encoding="utf-8"))
     order, stop = _order(ticket["orders"][index]), threading.Event()
     with _alive(folder, index, ticket, stop), _slot(folder, ticket["slots"], stop) as slot:
-        if stop.is_set():
+        if stop.is_set() or (folder / SUPERSEDED).exists():
             return
         (folder / f"{index}.started").touch()
         if slot is None:  # the cluster has given the job its share of a machine
@@ -51,8 +52,11 @@ def _order(values: dict[str, Any]) -> Order:
 
 
 def _on_gpu_of(slot: int, slots: int, order: Order) -> Order:
-    """Give an order the GPU of its slot, where there is a choice; `Shares` leaves that as it is."""
-    gpus = visible_gpus() if slots > 1 else []
+    """Give an order the GPU of its slot, where there is a choice and its config names no device.
+
+    `Shares` leaves that as it is.
+    """
+    gpus = visible_gpus() if slots > 1 and order.devices == "auto" else []
     chosen = {GPUS: gpus[slot % len(gpus)]} if len(gpus) > 1 else {}
     return replace(order, environment={**chosen, **order.environment})
 

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.campaign.hydra_job import ORDERS, STOP
+from retrain.campaign.hydra_job import ORDERS, STOP, SUPERSEDED
 from retrain.campaign.hydra_launch import ERROR
 from retrain.campaign.local import run_orders
 from retrain.campaign.supervisor import EXIT, Exit, Order
@@ -153,6 +153,12 @@ def run_with(
             if any(each.is_running for each in watch.waiting):
                 watch.wait_for_the_running()
     return [each.found for each in watch.waiting]
+
+
+def supersede(root: Path, *, stop: bool = False) -> None:
+    """Let jobs of earlier launches that wait in a queue do nothing, and with `stop` also end those that run."""
+    for folder in (root / "launch").glob("*/"):
+        (folder / (STOP if stop else SUPERSEDED)).touch()
 
 
 def _folder(root: Path) -> Path:

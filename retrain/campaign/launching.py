@@ -1,6 +1,8 @@
-"""The threads that run orders, while the main thread looks after signals, budgets and the manifest.
+"""Start the runs of a campaign that are to be done, in threads, and tell what becomes of each.
 
 Planned   all orders at once, to one launch          Rolling   orders as they come, each a launch of its own
+
+What jobs of an earlier launch still train is waited for, and started only if it is not done then.
 
 changes   (name of a run, how it ended; None: it has started), as they come
 defect    what ended a launcher itself
@@ -9,63 +11,107 @@ defect    what ended a launcher itself
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrain.campaign.launchers import SLURM, run_with
+from retrain.campaign import adopt
+from retrain.campaign.launchers import SLURM, run_with, supersede
 from retrain.campaign.local import Shares
+from retrain.campaign.supervisor import Order
+from retrain.config import toml as toml_files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
-    from typing import Any
 
-    from retrain.campaign.supervisor import Exit, Order
+    from retrain.campaign.manifest import Manifest, RunEntry
+    from retrain.campaign.supervisor import Exit
 
 Changes = queue.Queue[tuple[str, "Exit | None"]]
 
+log = logging.getLogger(__name__)
 
-class Planned(threading.Thread):
-    """Runs orders that are all known."""
 
-    def __init__(self, campaign: Mapping[str, Any], orders: Mapping[str, Order], stop: threading.Event) -> None:
-        super().__init__(name="launcher")
-        self._campaign, self._names, self._orders = campaign, list(orders), list(orders.values())
-        self._stop_event = stop
+class _Launches:
+    """What both have in common: one launch, and runs that go on without one."""
+
+    def __init__(self, root: Path, manifest: Manifest, stop: threading.Event) -> None:
+        self._root, self._campaign, self._stop = root, manifest.campaign, stop
         self.changes: Changes = queue.Queue()
         self.defect: BaseException | None = None
+        self._is_here = manifest.campaign["launcher"] == "local"  # there runs die with their campaign
+        if not self._is_here:
+            supersede(root)
 
-    def run(self) -> None:
+    def _launch(self, orders: Mapping[str, Order], workers: int) -> None:
+        names = list(orders)
+        run_with(
+            self._campaign["launcher"],
+            self._campaign["launcher_options"],
+            list(orders.values()),
+            max_workers=workers,
+            on_change=lambda index, found: self.changes.put((names[index], found)),
+            stop=self._stop,
+        )
+
+    def _goes_on(self, name: str, order: Order) -> bool:
+        """Tell whether a job of an earlier launch trains a run, and say so."""
+        trainer = "" if self._is_here else adopt.trainer_of(Path(order.directory))
+        if trainer:
+            log.warning("%s is still trained by %s, which is waited for", Path(order.directory), trainer)
+            self.changes.put((name, None))
+        return bool(trainer)
+
+    def _adopted(self, name: str, order: Order) -> bool:
+        """Wait for a run that goes on; return whether it needs no other start."""
+        found = adopt.wait(Path(order.directory), self._root, self._stop)
+        if found is not None:
+            self.changes.put((name, found))
+        return found is not None
+
+
+class Planned(_Launches):
+    """Runs orders that are all known."""
+
+    def start(self, orders: Mapping[str, Order]) -> None:
+        self._thread = threading.Thread(target=self._run, args=(orders,), name="launcher")
+        self._thread.start()
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def _run(self, orders: Mapping[str, Order]) -> None:
         try:
-            run_with(
-                self._campaign["launcher"],
-                self._campaign["launcher_options"],
-                self._orders,
-                max_workers=self._campaign["max_workers"],
-                on_change=lambda index, found: self.changes.put((self._names[index], found)),
-                stop=self._stop_event,
-            )
+            alive = {name: order for name, order in orders.items() if self._goes_on(name, order)}
+            workers = self._campaign["max_workers"]
+            self._launch({name: order for name, order in orders.items() if name not in alive}, workers)
+            missing = {name: order for name, order in alive.items() if not self._adopted(name, order)}
+            if not self._stop.is_set():
+                self._launch(missing, workers)
         except BaseException as error:  # noqa: BLE001  raised again by the thread that waits for this one
             self.defect = error
 
 
-class Rolling:
-    """Runs orders as they are added, `max_workers` at once."""
+class Rolling(_Launches):
+    """Runs orders as they come, `max_workers` at once."""
 
-    def __init__(self, campaign: Mapping[str, Any], stop: threading.Event) -> None:
-        self._campaign, self._stop = campaign, stop
-        self.workers: int = campaign["max_workers"]
+    def __init__(self, root: Path, manifest: Manifest, stop: threading.Event) -> None:
+        super().__init__(root, manifest, stop)
+        self.workers: int = manifest.campaign["max_workers"]
         self._shares = Shares(self.workers)
         self._pool = ThreadPoolExecutor(max_workers=self.workers, thread_name_prefix="launcher")
         self._open: set[Future[None]] = set()
-        self.changes: Changes = queue.Queue()
-        self.defect: BaseException | None = None
 
-    def add(self, orders: Mapping[str, Order]) -> None:
-        for name, order in orders.items():
-            self._open.add(self._pool.submit(self._run, name, order))
+    def start(self, orders: Mapping[str, Order]) -> None:
+        """Add orders; they begin when a worker has nothing else to do."""
+        self._open |= {self._pool.submit(self._run, name, order) for name, order in orders.items()}
 
     @property
     def has_room(self) -> bool:
@@ -84,19 +130,34 @@ class Rolling:
                 self._stop.set()
 
     def _run(self, name: str, order: Order) -> None:
-        if self._stop.is_set():
+        if self._goes_on(name, order) and self._adopted(name, order):
             return
-        with self._lent(order) as lent:
-            run_with(
-                self._campaign["launcher"],
-                self._campaign["launcher_options"],
-                [lent],
-                max_workers=1,
-                on_change=lambda _, found: self.changes.put((name, found)),
-                stop=self._stop,
-            )
+        if not self._stop.is_set():
+            with self._lent(order) as lent:
+                self._launch({name: lent}, 1)
 
     def _lent(self, order: Order) -> AbstractContextManager[Order]:
         """Give an order its share of this machine; a cluster gives its jobs their own."""
         is_elsewhere = self._campaign["launcher"] == SLURM
         return contextlib.nullcontext(order) if is_elsewhere else self._shares.lend(order)
+
+
+def orders_of(root: Path, manifest: Manifest, runs: Sequence[RunEntry]) -> dict[str, Order]:
+    """Return what it takes to start those runs that are planned, by their names."""
+    return {run.name: _order_of(root, manifest, run) for run in runs if run.state == "planned"}
+
+
+def _order_of(root: Path, manifest: Manifest, run: RunEntry) -> Order:
+    directory = (root / run.directory).resolve()
+    config = toml_files.read(directory / "config.toml", str(directory)).table
+    return Order(
+        directory=str(directory),
+        places=tuple(manifest.places),
+        cwd=manifest.cwd,
+        timeout=manifest.campaign["timeout"],
+        stall_timeout=float(config["health"]["stall_timeout"]),
+        devices=config["backend"]["devices"].strip(),
+        max_retries=manifest.campaign["max_retries"],
+        source=manifest.source,
+        environment={},
+    )

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from retrain.campaign.supervisor import Exit, Order, supervise
+from retrain.campaign.supervisor import Exit, Order, named_gpu, supervise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,8 +31,8 @@ def run_orders(
     on_change: called with an order's index when it starts (None) and when it has ended; from several threads, but
                never twice at once. What it raises stops all runs and is raised here.
 
-    Where there are several GPUs, each run sees one. The cores are shared out through OMP_NUM_THREADS, unless this
-    process or the order sets it.
+    Where there are several GPUs, each run sees one, unless its config names its device. The cores are shared out
+    through OMP_NUM_THREADS, unless this process or the order sets it.
     """
     found: list[Exit | None] = [None] * len(orders)
     width = max(1, min(max_workers, len(orders)))
@@ -67,20 +67,23 @@ def run_orders(
 
 
 class Shares:
-    """What runs get of this machine, so that those that go on at once do not fight for it."""
+    """What runs get of this machine, so that those that go on at once do not fight for it.
+
+    A device that a run's config names wins: the run is given no other one, and a named GPU counts as taken.
+    """
 
     def __init__(self, width: int) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._threads = max(1, cores // width)
-        gpus = visible_gpus() if width > 1 else []
-        self._loads = dict.fromkeys(gpus, 0) if len(gpus) > 1 else {}
+        self._gpus = visible_gpus() if width > 1 else []
+        self._loads = dict.fromkeys(self._gpus, 0) if len(self._gpus) > 1 else {}
         self._width, self._lock = width, threading.Lock()
 
     @contextlib.contextmanager
     def lend(self, order: Order) -> Iterator[Order]:
         """Give the order its share while the block lasts; what its environment says already stays."""
-        gpu = self._take_gpu() if GPUS not in order.environment else None
-        share = {} if gpu is None else {GPUS: gpu}
+        gpu = self._take_gpu(order) if GPUS not in order.environment else None
+        share = {} if gpu is None or order.devices != "auto" else {GPUS: gpu}
         if self._width > 1 and THREADS not in os.environ:
             share[THREADS] = str(self._threads)
         try:
@@ -90,12 +93,13 @@ class Shares:
                 with self._lock:
                     self._loads[gpu] -= 1
 
-    def _take_gpu(self) -> str | None:
-        """Return the GPU that the fewest runs have; None where there is no choice."""
-        if not self._loads:
+    def _take_gpu(self, order: Order) -> str | None:
+        """Return the GPU that an order's config names, else the one that the fewest runs have; None: no choice."""
+        named = named_gpu(order.devices)
+        if not self._loads or (order.devices != "auto" and (named is None or named >= len(self._gpus))):
             return None
         with self._lock:
-            gpu = min(self._loads, key=lambda name: self._loads[name])
+            gpu = self._gpus[named] if named is not None else min(self._loads, key=lambda name: self._loads[name])
             self._loads[gpu] += 1
         return gpu
 

@@ -72,6 +72,8 @@ class Manifest:
     cwd: str
     created: float = field(default_factory=time.time)
     ended: float | None = None
+    opened: float = field(default_factory=time.time)  # when the process that conducts it, or did last, took it over
+    active_seconds: float = 0.0  # that earlier processes have conducted it
     state: str = "running"  # "running", "done", "failed" (some runs did), "interrupted"
     exit_reason: str = ""
     host: str = field(default_factory=socket.gethostname)
@@ -99,7 +101,8 @@ class Manifest:
         except FileNotFoundError:
             raise ConfigError(f"{directory} is not a campaign: it has no {FILE}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is damaged: {error}") from error
+            hint = f"its runs may be whole all the same: retrain status {directory / 'runs'}"
+            raise ConfigError(f"{path} is damaged: {error}", hint) from error
 
     def write(self, directory: Path) -> None:
         write_atomically(directory / FILE, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
@@ -122,7 +125,13 @@ class Manifest:
         """Return it as this process's: running, from now on."""
         start = process_start(os.getpid()) or 0.0
         ours = {"host": socket.gethostname(), "pid": os.getpid(), "process_start": start}
-        return replace(self, state="running", ended=None, exit_reason="", **ours)
+        times = {"opened": time.time(), "active_seconds": self.conducted(), "ended": None}
+        return replace(self, state="running", exit_reason="", **times, **ours)
+
+    def conducted(self) -> float:
+        """Return the seconds that processes have conducted it; of one that was killed, up to the last end of a run."""
+        last = max([self.opened, *(run.ended for run in self.runs if run.ended)]) if self.ended is None else self.ended
+        return self.active_seconds + max(0.0, last - self.opened)
 
     def is_alive(self) -> bool | None:
         """Whether the process that conducts it still runs; None when it is on another machine."""

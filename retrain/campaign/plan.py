@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,8 @@ from retrain import store
 from retrain.config import values
 from retrain.config.campaign import LABEL
 from retrain.config.compose import CellConfig, Composed, compose, compose_campaign
+from retrain.config.logged import metric_problem
+from retrain.config.origins import DEFAULT
 from retrain.config.schema import CAMPAIGN_KEYS, Campaign
 from retrain.errors import ConfigError, Problem, unknown_name
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from retrain.campaign.search import Search
+    from retrain.config.schema import RunConfig
 
 WITHOUT_EFFECT = ("logging", "resume", "health")  # sections that no step depends on
 
@@ -75,6 +77,16 @@ class Plan:
     overrides: list[str]  # of the command line, for every run
     search: Search | None = None  # proposes the conditions while the campaign goes on; there are no cells before
     group_files: Mapping[str, str] = field(default_factory=dict)  # "algorithm/maxrl": what such a choice of it sets
+
+    @property
+    def number(self) -> int:
+        """How many runs there are to be."""
+        return self.search.n_trials * len(self.campaign.seeds) if self.search else len(self.cells)
+
+    @property
+    def firsts(self) -> dict[str, Composed]:
+        """A run of each condition by its label, as it is composed; of a search, what its trials start from, as ""."""
+        return {cell.label: cell.composed for cell in reversed(self.cells)} or {"": self.composed}
 
     def placed(self, root: Path) -> Plan:
         """Return it with all of its runs below another directory."""
@@ -186,8 +198,7 @@ def _labels(cells: Sequence[CellConfig]) -> dict[int, str]:
     named = {}
     for cell in cells:
         algorithm = cell.composed.config.algorithm
-        made = f"{algorithm.advantage_mode}+{algorithm.transform_mode}"
-        named[id(cell.condition)] = cell.condition.label or re.sub(r"[^\w.+=,-]+", "_", made)
+        named[id(cell.condition)] = cell.condition.called(algorithm.advantage_mode, algorithm.transform_mode)
     return named
 
 
@@ -229,7 +240,8 @@ def _checked(
     *,
     kind: str,
 ) -> Plan:
-    problems = [*_problems(campaign, conditions, cells, wanted)]
+    firsts = {cell.label: cell.composed.config for cell in reversed(cells)}
+    problems = [*_problems(campaign, conditions, cells, wanted), *metric_problems(base, campaign, firsts)]
     if problems:
         raise ConfigError(problems)
     if wanted:
@@ -262,7 +274,9 @@ def _problems(
         )
     for label in labels:
         if not LABEL.fullmatch(label):
-            yield Problem(message=f'"{label}" cannot name a folder', hint='give the condition a name: name = "hot"')
+            yield Problem(
+                message=f'the condition "{label}" cannot name a folder', hint='give the condition a name: name = "hot"'
+            )
     by_key: dict[str, Cell] = {}
     for cell in cells:
         same = by_key.setdefault(cell.key, cell)
@@ -279,6 +293,26 @@ def _problems(
         for label in chosen:
             if label not in labels:
                 yield unknown_name(kind="condition", name=label, known=labels, key=name)
+
+
+def metric_problems(base: Composed, campaign: Campaign, configs: Mapping[str, RunConfig]) -> Iterator[Problem]:
+    """Yield a problem when some runs will not have the metric that decides.
+
+    configs: what runs have, by what tells them apart
+    """
+    table = base.campaign
+    written = table is not None and "metric" in table.origins
+    at = table.at("metric") if table is not None and written else DEFAULT
+    shown = f'campaign.metric = "{campaign.metric}"'
+    found = {
+        label: problem
+        for label, config in configs.items()
+        if (problem := metric_problem(campaign.metric, config, at, shown))
+    }
+    for message in dict.fromkeys(problem.message for problem in found.values()):
+        labels = [label for label, problem in found.items() if problem.message == message]
+        where = "" if len(labels) == len(configs) else f" (in {', '.join(sorted(labels))})"
+        yield replace(found[labels[0]], message=f"{message}{where}")
 
 
 def keys_as_dict(campaign: Campaign) -> dict[str, Any]:

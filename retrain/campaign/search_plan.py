@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from retrain.campaign.search import Search
     from retrain.campaign.space import Dimension
     from retrain.config import Composed
+    from retrain.config.schema import RunConfig
 
 
 def make(path: Path, arguments: Sequence[str], *, changes: Mapping[str, Any], sweeps: bool) -> Plan:
@@ -64,9 +65,10 @@ def make(path: Path, arguments: Sequence[str], *, changes: Mapping[str, Any], sw
         base = compose(path, fixed)
     found, campaign, wrong_options = _options(base, campaign, swept)
     problems += [*wrong_options, *_problems(base, campaign, swept, fixed, problems)]
-    group_files: dict[str, str] = {}
+    probed: dict[str, Composed] = {}
     for dimension in swept:
-        problems += _probe(path, fixed, base, dimension, group_files)
+        problems += _probe(path, fixed, base, dimension, probed)
+    problems += _metric_problems(base, campaign, swept, probed)
     if problems or found is None:
         raise ConfigError(problems)
     root = store.planned_directory(base.config, base.name, dt.datetime.now().astimezone())
@@ -81,7 +83,12 @@ def make(path: Path, arguments: Sequence[str], *, changes: Mapping[str, Any], sw
         composed=base,
         overrides=list(fixed),
         search=found,
-        group_files=group_files,
+        group_files={
+            f"{group.name}/{option}": frozen(group.name, base, probed[group.setting(option)])
+            for group in swept
+            if group.name in CHOICES
+            for option in group.choices
+        },
     )
 
 
@@ -162,32 +169,37 @@ def _problems(
     for dimension in swept:
         if dimension.name in _names(fixed):
             yield _at(base, dimension.name, f"{dimension.name} is searched, and set on the command line; choose one")
-    evaluates = base.config.eval.every or any(each.name.startswith(EXPERIMENT) for each in swept)
-    if campaign.metric.startswith("eval/") and not evaluates:
-        yield Problem(
-            message=f"{campaign.metric} is what is searched by, and eval.every = 0 measures none",
-            hint="eval.every=50, or campaign.metric=reward/mean",
-            key="campaign.metric",
-        )
 
 
 def _probe(
-    path: Path, fixed: Sequence[str], base: Composed, dimension: Dimension, group_files: dict[str, str]
+    path: Path, fixed: Sequence[str], base: Composed, dimension: Dimension, probed: dict[str, Composed]
 ) -> Iterator[Problem]:
-    """Compose what stands for a dimension; yield what is wrong, and keep what the choices of a group set."""
+    """Compose what stands for a dimension and keep it by what it sets; yield what is wrong."""
     key = KEYS.get(dimension.name)
     if key is not None and base_type(key) is int and not dimension.is_whole and not dimension.choices:
         yield _at(base, key.dotted, f"{key.dotted} takes whole numbers, not {dimension.text}; int({dimension.text})")
         return
-    for value in dimension.probes():
+    for text in map(dimension.setting, dimension.probes()):
         try:
-            composed = compose(path, [*fixed, dimension.setting(value)])
+            probed[text] = compose(path, [*fixed, text])
         except ConfigError as error:
             for problem in error.problems:
                 yield _placed(base, f"space.{dimension.name}", problem)
-            continue
-        if dimension.name in CHOICES:
-            group_files[f"{dimension.name}/{value}"] = frozen(dimension.name, base, composed)
+
+
+def _metric_problems(
+    base: Composed, campaign: Campaign, swept: Sequence[Dimension], probed: Mapping[str, Composed]
+) -> Iterator[Problem]:
+    """Yield a problem when trials will not have the metric that decides; what is searched may be what brings it."""
+
+    def lacks(config: RunConfig) -> bool:
+        return any(plan.metric_problems(base, campaign, {"": config}))
+
+    settings = [[text for text in map(each.setting, each.probes()) if text in probed] for each in swept]
+    if lacks(base.config):
+        settings = [texts for texts in settings if not all(lacks(probed[text].config) for text in texts)]
+    configs = {text: probed[text].config for texts in settings for text in texts}
+    yield from plan.metric_problems(base, campaign, configs or {"": base.config})
 
 
 def frozen(group: str, base: Composed, chosen: Composed) -> str:

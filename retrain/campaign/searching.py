@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrain import resuming, store, study
 from retrain.campaign.labels import trial_label
+from retrain.campaign.launching import orders_of
 from retrain.campaign.manifest import RunEntry
 from retrain.campaign.plan import cell_of, keys_as_dict
 from retrain.campaign.search import Search
@@ -20,17 +21,13 @@ from retrain.config import compose, toml
 from retrain.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator, Mapping
 
+    from retrain.campaign.launching import Rolling
     from retrain.campaign.manifest import Manifest
     from retrain.campaign.plan import Plan
     from retrain.campaign.trials import Trial
-
-
-def open_runs(manifest: Manifest, *, retry_failed: bool = False) -> list[RunEntry]:
-    """Return the runs that are to be done. A trial that failed is answered, unless failed ones are tried again."""
-    kept = {"done"} if retry_failed or not manifest.is_search else {"done", "failed"}
-    return [run for run in manifest.runs if run.state not in kept]
 
 
 def check_storage(root: Path, search: Search) -> None:
@@ -83,6 +80,18 @@ class Searching:
             values = [value for value in found if value is not None]
             self.trials.tell(label, statistics.fmean(values) if len(values) == len(runs) else None)
             self.told.add(label)
+
+    def advance(self, manifest: Manifest, launcher: Rolling, stop: threading.Event) -> Manifest:
+        """Tell the study what has ended, and start what it asks for while a worker has nothing to do."""
+        self.tell(manifest)
+        while launcher.has_room and manifest.unasked and not stop.is_set():
+            known = {run.name for run in manifest.runs}
+            manifest = self.ask(manifest)
+            manifest.write(self.root)
+            new = [run for run in manifest.runs if run.name not in known]
+            launcher.start(orders_of(self.root, manifest, new))
+            self.tell(manifest)  # one whose keys do not go together has failed already
+        return manifest
 
     def ask(self, manifest: Manifest) -> Manifest:
         """Return the manifest with one trial more."""

@@ -3,7 +3,7 @@
 manifest.json is written by the process that conducts the campaign. Between two changes of it, and after kill -9, the
 runs' own files know more, so each run is asked too:
 
-    planned       nothing of it is there yet
+    planned       nothing of it is there yet, or it is to go on when its turn comes
     running       its process is alive, or its supervisor is starting it
     stalled       as in `retrain.runs`
     done, failed, interrupted
@@ -27,6 +27,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from retrain import money
 from retrain.campaign.manifest import Manifest
 from retrain.errors import ConfigError
 from retrain.runs import SILENT_SECONDS, RunState, state_of
@@ -63,6 +64,10 @@ class Cell:
     def steps_done(self) -> int:
         return self.run.steps_done if self.run else 0
 
+    @property
+    def has_price(self) -> bool:
+        return bool(self.run and self.run.record and self.run.record.currency)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CampaignState:
@@ -82,9 +87,11 @@ class CampaignState:
     eta_seconds: float | None = None  # until the last run has ended; only of a campaign that goes on
     started: float | None = None
     ended: float | None = None
+    active_seconds: float | None = None  # that it was conducted
     host: str = ""
     pid: int = 0
     tracking_uri: str = "none"
+    money: Mapping[str, float] = field(default_factory=dict)  # that its runs have cost, by currency; empty: no price
 
     @property
     def labels(self) -> list[str]:
@@ -156,9 +163,11 @@ def state_of_campaign(directory: Path, now: float | None = None, manifest: Manif
         eta_seconds=eta([*cells, *[ahead] * unasked], workers) if state == "running" else None,
         started=manifest.created,
         ended=manifest.ended,
+        active_seconds=(manifest.conducted() or None) if manifest.ended is not None else None,
         host=manifest.host,
         pid=manifest.pid,
         tracking_uri=manifest.tracking_uri,
+        money=money.spent(cell.directory for cell in cells if cell.has_price),
     )
 
 
@@ -229,8 +238,8 @@ def _judged(entry: RunEntry, run: RunState | None, exit_record: Mapping[str, Any
     """
     if run is not None and run.state in ("running", "stalled", "done"):
         return run.state, run.cause
-    if alive and entry.state == "running":
-        return "running", ""  # being started, or being started again after a crash
+    if alive and entry.state in ("running", "planned"):
+        return entry.state, ""  # being started, maybe again; or its turn comes, however an earlier attempt ended
     for state, reason in (
         (exit_record.get("state"), exit_record.get("exit_reason")),
         (entry.state, entry.exit_reason),
@@ -331,7 +340,7 @@ def _paces(cells: Sequence[Cell]) -> Iterator[tuple[str, float]]:
     for label in dict.fromkeys(cell.label for cell in cells):
         ours = [cell for cell in cells if cell.label == label and cell.run is not None]
         whole = [
-            (cell.run.ended - cell.run.started) / cell.run.steps_done
+            (cell.run.active_seconds or cell.run.ended - cell.run.started) / cell.run.steps_done
             for cell in ours
             if cell.run and cell.state == "done" and cell.run.ended and cell.run.started and cell.run.steps_done
         ]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Self
 from retrain.campaign import guard
 from retrain.campaign.endings import Attempt, Ending, during, heartbeat_since, memory_kills
 from retrain.errors import ConfigError
-from retrain.runs import age
+from retrain.runs import age, goes_on, sound_record
 from retrain.store import RunLock, write_atomically
 from retrain.watchdog import STACKS
 
@@ -58,7 +58,14 @@ class Order:
     max_retries: int  # further attempts after a crash, each from the last checkpoint
     environment: Mapping[str, str] = field(default_factory=dict[str, str])  # beside this process's own
     source: str = ""  # the TOML that the run comes from
+    devices: str = "auto"  # backend.devices of its config; another one than auto is the run's own choice
     command: tuple[str, ...] = ()  # instead of the child; the run directory becomes its last argument
+
+
+def named_gpu(devices: str) -> int | None:
+    """Return which of the visible GPUs `backend.devices` names; None: none, or any."""
+    index = devices.strip().lower().removeprefix("gpu:").removeprefix("cuda:")
+    return int(index) if index.isascii() and index.isdigit() else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +107,8 @@ def supervise(order: Order, *, stop: threading.Event | None = None) -> Exit:
         while True:
             ending = STOPPED  # unless something else comes of this
             ending = _attempt(order, stop, order.timeout and started + order.timeout)
+            if ending.code == ConfigError.exit_code and _is_trained(directory) and not stop.is_set():
+                continue  # somebody else was faster, and is waited for
             attempts += 1
             if not ending.is_crash or attempts > order.max_retries or stop.is_set():
                 break
@@ -120,14 +129,16 @@ def supervise(order: Order, *, stop: threading.Event | None = None) -> Exit:
 
 
 def _attempt(order: Order, stop: threading.Event, deadline: float) -> Ending:
-    """Start the process of a run and wait for its end; `deadline` in unix seconds, 0: none."""
-    directory, began, killed_before = Path(order.directory), time.time(), memory_kills()
-    begin = _log_size(directory)
+    """Start the process of a run and wait for its end; `deadline` in unix seconds, 0: none. Waiting is not its time."""
+    directory, asked = Path(order.directory), time.time()
     try:
         _wait_for_lock(directory, stop)
-        process = _started(order)
     except ConfigError as error:  # somebody else trains there
         return Ending(state="interrupted" if stop.is_set() else "failed", reason=str(error))
+    began, killed_before, begin = time.time(), memory_kills(), _log_size(directory)
+    deadline += began - asked if deadline else 0.0
+    try:
+        process = _started(order)
     except OSError as error:
         return Ending(state="failed", reason=f"its process cannot be started: {error}")
     cut = ""
@@ -162,20 +173,31 @@ def _judged(ending: Ending, cut: str, *, is_asked: bool, is_late: bool) -> Endin
 
 
 def _wait_for_lock(directory: Path, stop: threading.Event) -> None:
-    """Wait while the run of a campaign that was killed a moment ago saves its last step.
+    """Wait while another process trains here: one that saves its last step, or a job that has outlived its campaign.
 
     Raises:
-        ConfigError: it goes on.
+        ConfigError: it was to stop meanwhile; or whoever has the lock is no run that goes on.
     """
-    until = time.monotonic() + guard.STOP_SECONDS + 2 * guard.PARENT_SECONDS
+    until, is_said = time.monotonic() + guard.STOP_SECONDS + 2 * guard.PARENT_SECONDS, False
     while True:
         try:
             RunLock.take(directory).release()
-        except ConfigError:
-            if time.monotonic() > until or stop.wait(POLL_SECONDS):
+        except ConfigError as error:
+            if stop.wait(POLL_SECONDS) or (time.monotonic() > until and not _is_trained(directory)):
                 raise
+            if not is_said:
+                _note(directory, f"{error.problems[0].message}, which is waited for")
+                is_said = True
         else:
             return
+
+
+def _is_trained(directory: Path) -> bool:
+    """Tell whether a run there goes on, on this machine or another."""
+    try:
+        return goes_on(directory, sound_record(directory))
+    except ConfigError:
+        return False
 
 
 def _started(order: Order) -> subprocess.Popen[bytes]:

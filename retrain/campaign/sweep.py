@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.campaign.words import setting, words
+from retrain.campaign.words import MULTIRUN, setting, words
+from retrain.config.compose import library_of
 from retrain.config.grammar import QUOTED
-from retrain.config.layers import CHOICES, Library, Reader, package_conf
+from retrain.config.layers import CHOICES
 from retrain.config.origins import Origin
 from retrain.errors import ConfigError
 
@@ -37,7 +38,7 @@ _PAIRS = {"(": ")", "[": "]", "{": "}"}
 
 def is_multirun(arguments: Sequence[str]) -> tuple[bool, list[str]]:
     """Tell whether ``--multirun`` or ``-m`` is among the arguments, and return the others."""
-    kept = [word for word in words(arguments) if word not in (["--multirun"], ["-m"])]
+    kept = [word for word in words(arguments) if word not in ([flag] for flag in MULTIRUN)]
     rest = list(itertools.chain(*kept))
     return len(rest) < len(arguments), rest
 
@@ -194,9 +195,7 @@ def globbed(override: Any, group: str, path: Path | None, arguments: Sequence[st
         raise ValueError(f"glob(…) picks group files, and {group} is no group; groups: {', '.join(CHOICES)}")
     cwd = Path.cwd()
     given = [cwd / text for name, text in map(setting, words(arguments)) if name == "--config-dir"]
-    files = Reader(cwd, ()).chain(cwd / path) if path else []
-    beside = [file.path.parent / "conf" for file in files] or [cwd / "conf"]
-    known = Library([*given, *beside, package_conf()], cwd).options(group)
+    known = library_of(path, given, cwd).options(group)
     found = override.value().filter(known)
     if not found:
         raise ValueError(f"no group file matches; {group} has: {', '.join(known)}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from retrain.config import values
-from retrain.config.names import FLAGS
+from retrain.config.names import FLAGS, OTHER_FLAGS
 from retrain.config.schema import KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WITH_VALUE = ("--backend-opt", "--config-dir")  # flags that are no key's
+MULTIRUN = ("--multirun", "-m")
+"""What lets overrides name several values."""
 
 
 def words(arguments: Sequence[str]) -> list[list[str]]:
@@ -19,14 +20,15 @@ def words(arguments: Sequence[str]) -> list[list[str]]:
     rest, found = list(arguments), []
     while rest:
         word = [rest.pop(0)]
-        if _takes_next(word[0], rest):
+        if takes_next(word[0], rest):
             word.append(rest.pop(0))
         found.append(word)
     return found
 
 
-def _takes_next(name: str, rest: Sequence[str]) -> bool:
-    if not rest or not (name in FLAGS or name in WITH_VALUE):
+def takes_next(name: str, rest: Sequence[str]) -> bool:
+    """Tell whether a flag of a config takes the next word for its value."""
+    if not rest or not (name in FLAGS or name in OTHER_FLAGS):
         return False
     if name in FLAGS and values.base_type(KEYS[FLAGS[name]]) is bool:
         return rest[0].lower() in {"true", "false"}

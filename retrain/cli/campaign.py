@@ -7,9 +7,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from retrain.cli import extras, search_explained
-from retrain.cli.campaign_plan import plan_sentence
-from retrain.cli.campaign_view import CampaignWatch, ending
+from retrain.cli import ask, output
 from retrain.cli.flags import take, take_own
 from retrain.cli.progress import shown
 from retrain.errors import ConfigError, RetrainError, unknown_name
@@ -41,37 +39,44 @@ def main(path: Path, arguments: Sequence[str]) -> int:
     """
     options, rest = _take(arguments)
     plan = planned(path, rest)
+    from retrain.campaign import devices
+    from retrain.cli import search_explained
+    from retrain.cli.campaign_plan import backends, plan_sentence
+
     directory = _directory(options, plan)
-    print(search_explained.sentence(plan, plan.search) if plan.search else plan_sentence(plan), file=sys.stderr)
+    offered, problems = backends(plan)
+    if problems:
+        raise ConfigError(problems)
+    output.say(search_explained.sentence(plan, plan.search, offered) if plan.search else plan_sentence(plan, offered))
+    for caution in devices.cautions(plan):
+        output.say(f"warning: {caution}")
     if directory is None and not {"--yes", "-y"} & options.keys() and not _agreed(plan):
-        print("nothing was started", file=sys.stderr)
+        output.say("nothing was started")
         return 0
-    extras.require("local", "training")
     from retrain.campaign import conduct
 
     if directory is not None:
-        failed = "--retry-failed" in options
-        return watched(lambda show: conduct.go_on(directory, show, plan=plan, retry_failed=failed))
+        anew = "--retry-failed" in options
+        left = "--extend" in options and not anew
+        return watched(lambda show: conduct.go_on(directory, show, plan=plan, retry_failed=anew, leave_failed=left))
     return watched(lambda show: conduct.start(plan, show))
 
 
-def resume(directory: Path, arguments: Sequence[str]) -> int:
-    """Do what is missing of a campaign.
+def resume(directory: Path, others: Sequence[str], *, retry_failed: bool) -> int:
+    """Do what is missing of a campaign; `others` are arguments that only a run would take.
 
     Raises:
-        ConfigError: an argument that a campaign does not take, or nothing is missing.
+        ConfigError: there is such an argument, or nothing is missing.
         Incomplete, Interrupted: as for `main`.
     """
-    options, rest = _take(arguments)
-    if rest:
+    if others:
         raise ConfigError(
-            f"retrain resume {shown(directory)} takes no {rest[0]}: a campaign goes on with what it was started with",
-            f"to change or add something: retrain CONFIG.toml {' '.join(rest)} --extend {shown(directory)}",
+            f"a campaign goes on with what it was started with, and takes no {others[0].partition('=')[0]}",
+            f"to change or add something: retrain CONFIG.toml … --extend {shown(directory)}",
         )
     from retrain.campaign import conduct
 
-    failed = "--retry-failed" in options
-    return watched(lambda show: conduct.go_on(directory, show, retry_failed=failed))
+    return watched(lambda show: conduct.go_on(directory, show, retry_failed=retry_failed))
 
 
 def planned(path: Path, arguments: Sequence[str]) -> Plan:
@@ -157,21 +162,23 @@ def _directory(options: dict[str, str], plan: Plan) -> Path | None:
             raise ConfigError(f"{given} is a run, not a campaign", f"to go on with it: retrain resume {given}")
         return found
     found = newest_unfinished(plan.name, plan.source, plan.composed.config.logging.log_dir)
-    print(f"going on with {found}" if found else f"no unfinished campaign {plan.name}: a fresh start", file=sys.stderr)
+    output.say(f"going on with {found}" if found else f"no unfinished campaign {plan.name}: a fresh start")
     return found
 
 
 def _agreed(plan: Plan) -> bool:
     """Ask before many runs start, where somebody can answer."""
-    runs = plan.search.n_trials * len(plan.campaign.seeds) if plan.search else len(plan.cells)
-    if runs <= MANY_RUNS or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if plan.number <= MANY_RUNS or not ask.can_ask():
         return True
-    print(f"start {runs} runs? [Y/n] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("", "y", "yes")
+    with contextlib.suppress(ask.NoAnswer):
+        return ask.agreed(f"start {plan.number} runs?")
+    return False
 
 
 def watched(conduct: Callable[[Callable[[Path, Manifest], None]], Path]) -> int:
     """Conduct a campaign: show it, sum it up, and print its directory as the one line on stdout."""
+    from retrain.cli.campaign_view import CampaignWatch
+
     places: list[Path] = []
     with CampaignWatch() as watch:
 
@@ -192,5 +199,9 @@ def watched(conduct: Callable[[Callable[[Path, Manifest], None]], Path]) -> int:
 
 def _tell(places: Sequence[Path]) -> None:
     if places:
-        print(ending(places[0]), file=sys.stderr)
-        print(shown(places[0]), flush=True)
+        if not output.quiet():
+            from retrain.cli.campaign_view import ending
+
+            output.say(ending(places[0]))
+        with contextlib.suppress(BrokenPipeError):  # the exit code matters more than a reader that is gone
+            print(shown(places[0]), flush=True)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import heapq
 import json
-import shutil
 import textwrap
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from retrain import history
-from retrain.cli.derived import bytes_text, volume
+from retrain import estimate, history
+from retrain.cli import extras, formulas, output
+from retrain.cli.derived import bytes_text, memory_of_this_machine, money_at_most, money_text
 from retrain.cli.progress import duration
 from retrain.config.schema import KEYS
+from retrain.errors import Problem
+from retrain.estimate import disk, volume
 from retrain.power import ALPHA, FEWEST_SEEDS, POWER, detectable_difference
+from retrain.shapes import measure
+from retrain.types import Capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from retrain.campaign.plan import Cell, Plan
+    from retrain.config.schema import RunConfig
 
 SAME_IN_ALL = ("training.seed", "logging.", "resume.", "backend.adapter_path")  # what a condition is not about
 
@@ -34,6 +39,7 @@ class Row:
     seeds: list[int]
     overrides: list[str]
     differs: dict[str, Any]
+    pipeline: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,7 @@ class Facts:
     completions: int
     generated_tokens_at_most: int
     rollout_bytes_at_most: int
+    disk_bytes_at_most: int | None  # None: the model is not here
     launcher: str
     max_workers: int
     seconds: float | None  # None: no earlier run on this machine tells
@@ -66,11 +73,29 @@ class Facts:
     min_effect: float
     budget_hours: float
     budget_tokens: int
+    money_at_most: dict[str, float]  # of all runs that have a price, by currency; empty: none has, or no bound
+    budget_money: float
     directory: Path
 
 
-def facts(plan: Plan) -> Facts:
-    """Work out what a plan comes to."""
+def backends(plan: Plan) -> tuple[dict[str, Capabilities], list[Problem]]:
+    """Return what the backend of each condition says of itself, and what keeps the campaign from being run here."""
+    offered, problems = dict[str, Capabilities](), list[Problem]()
+    for label, composed in plan.firsts.items():
+        offered[label], found = extras.backend_of(composed)
+        problems += found
+    for_report = extras.missing("tracking", "the report of a campaign")
+    problems += [for_report] if for_report else []
+    currencies = {p.currency for label, c in plan.firsts.items() if (p := offered[label].price(c.config))}
+    if plan.campaign.budget_money and len(currencies) != 1:
+        what = f"its runs cost {' and '.join(sorted(currencies))}" if currencies else "its runs have no price"
+        message = f"campaign.budget_money = {plan.campaign.budget_money:g}, and {what}"
+        problems.append(Problem(message=message, hint="leave it out", key="campaign.budget_money"))
+    return offered, list(dict.fromkeys(problems))
+
+
+def facts(plan: Plan, offered: Mapping[str, Capabilities]) -> Facts:
+    """Work out what a plan comes to. `offered` is what each condition's backend says of itself."""
     sizes = [volume(cell.composed.config) for cell in plan.cells]
     seconds, known = estimated_seconds(plan)
     campaign = plan.campaign
@@ -81,6 +106,7 @@ def facts(plan: Plan) -> Facts:
         completions=sum(size.completions for size in sizes),
         generated_tokens_at_most=sum(size.generated_tokens_at_most for size in sizes),
         rollout_bytes_at_most=sum(size.rollout_bytes_at_most for size in sizes),
+        disk_bytes_at_most=disk_of_all(plan),
         launcher=campaign.launcher,
         max_workers=campaign.max_workers,
         seconds=seconds,
@@ -90,8 +116,34 @@ def facts(plan: Plan) -> Facts:
         min_effect=campaign.min_effect,
         budget_hours=campaign.budget_hours,
         budget_tokens=campaign.budget_tokens,
+        money_at_most=money_of(plan, offered),
+        budget_money=campaign.budget_money,
         directory=plan.root,
     )
+
+
+def disk_of_all(plan: Plan) -> int | None:
+    """Return what all runs together leave on disk; those of a condition take the same."""
+    taken = {label: disk_of(composed.config) for label, composed in plan.firsts.items()}
+    each = [taken[cell.label] for cell in plan.cells] or [taken[""]] * plan.number
+    return None if None in each else sum(filter(None, each))
+
+
+def disk_of(config: RunConfig) -> int | None:
+    """Return what one run leaves on disk; None: the model is not here."""
+    memory = estimate.memory(config, device_bytes=memory_of_this_machine(config))
+    return disk(config, measure(config), memory.dtype).total
+
+
+def money_of(plan: Plan, offered: Mapping[str, Capabilities]) -> dict[str, float]:
+    """Return what all runs with a price cost at most; empty where that of one of them has no bound."""
+    found: dict[str, float] = {}
+    for cell in plan.cells:
+        amounts = money_at_most(cell.composed.config, offered[cell.label])
+        if not amounts and offered[cell.label].price(cell.composed.config):
+            return {}
+        found |= {currency: found.get(currency, 0.0) + amount for currency, amount in amounts.items()}
+    return found
 
 
 def rows(plan: Plan) -> list[Row]:
@@ -106,6 +158,7 @@ def rows(plan: Plan) -> list[Row]:
             seeds=[cell.seed for cell in plan.cells if cell.label == condition.label],
             overrides=condition.overrides,
             differs={key: value(firsts[condition.label], key) for key in differing},
+            pipeline=formulas.pipeline(firsts[condition.label].composed.config),
         )
         for condition in plan.conditions
     ]
@@ -149,9 +202,10 @@ def estimated_seconds(plan: Plan) -> tuple[float | None, int]:
 # --- as text --------------------------------------------------------------------------------------------------------
 
 
-def plan_sentence(plan: Plan) -> str:
-    """Say in words what a campaign does."""
-    return sentence(plan, facts(plan))
+def plan_sentence(plan: Plan, offered: Mapping[str, Capabilities]) -> str:
+    """Say in words what a campaign does, and what it costs where that is known."""
+    found = facts(plan, offered)
+    return sentence(plan, found) + (f" It costs {money_text(found.money_at_most)}." if found.money_at_most else "")
 
 
 def sentence(plan: Plan, found: Facts) -> str:
@@ -167,7 +221,25 @@ def sentence(plan: Plan, found: Facts) -> str:
     return (
         f"Trains {config.model.model} {number_of(found.runs, 'time')}: {conditions}{per}, "
         f"{each} optimiser steps each. {found.completions:,} completions and {found.generated_tokens_at_most:,} tokens "
-        f"at most in all, evaluations apart. {at_once.capitalize()}, by {place}."
+        f"at most in all, evaluations apart. {at_once.capitalize()}, by {place}. {disk_sentence(found)} "
+        f"{detectable_sentence(found)}"
+    )
+
+
+def disk_sentence(found: Facts) -> str:
+    """Say in a sentence how much disk all runs take together."""
+    if found.disk_bytes_at_most is None:
+        return f"Completions take at most about {bytes_text(found.rollout_bytes_at_most)} of disk."
+    return f"All of it takes at most about {bytes_text(found.disk_bytes_at_most)} of disk."
+
+
+def detectable_sentence(found: Facts) -> str:
+    """Say in a sentence which difference so many seeds can tell from chance."""
+    if found.detectable is None:
+        return f"It can detect {detects(found)}."
+    smallest = found.detectable.paired_deviations
+    return (
+        f"The smallest difference that it could detect is {smallest:.2f} standard deviations of the paired differences."
     )
 
 
@@ -178,11 +250,11 @@ def number_of(count: int, what: str) -> str:
 
 def text(plan: Plan, found: Facts) -> list[str]:
     """Return the paragraphs of the explanation that are about the campaign."""
-    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    width = output.prose_columns()
     return [
         textwrap.fill(sentence(plan, found), width=width),
         "\n".join(["Conditions, and the keys in which they differ:", *condition_lines(found.conditions)]),
-        "\n".join(part for line in fact_lines(plan, found) for part in folded(line, width)),
+        "\n".join(part for line in fact_lines(plan, found) for part in output.fold(line, width, later=" " * 12)),
     ]
 
 
@@ -192,7 +264,7 @@ def condition_lines(conditions: Sequence[Row]) -> list[str]:
     names = {row.label: f"{row.label} (baseline)" if row.baseline else row.label for row in conditions}
     cells = [["condition", *keys], *([names[r.label], *(written(r.differs[k]) for k in keys)] for r in conditions)]
     widths = [max(len(row[at]) for row in cells) for at in range(len(keys) + 1)]
-    if sum(widths) + 2 * len(widths) <= 100:
+    if sum(widths) + 2 * len(widths) <= output.prose_columns():
         return ["  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines = []
     for row in conditions:
@@ -212,6 +284,7 @@ def fact_lines(plan: Plan, found: Facts) -> list[str]:
     campaign = plan.campaign
     limits = [f"{found.budget_hours:g} h"] * bool(found.budget_hours)
     limits += [f"{found.budget_tokens:,} tokens"] * bool(found.budget_tokens)
+    limits += [f"{found.budget_money:g} {' or '.join(found.money_at_most)}".strip()] * bool(found.budget_money)
     limits += [f"{campaign.timeout:g} s for each run"] * bool(campaign.timeout)
     effect = f"; a difference of {found.min_effect:g} matters" if found.min_effect else ""
     return [
@@ -219,8 +292,8 @@ def fact_lines(plan: Plan, found: Facts) -> list[str]:
         f"Compares:   {found.metric} at the last step, each condition with {baseline(plan)}{effect}",
         f"Detects:    {detects(found)}",
         f"Time:       {time_text(found)}",
+        *([f"Cost:       {money_text(found.money_at_most)}"] if found.money_at_most else []),
         *([f"Limits:     {', '.join(limits)}"] if limits else []),
-        f"Disk:       rollouts take at most about {bytes_text(found.rollout_bytes_at_most)} in all",
         f"Directory:  {found.directory}",
     ]
 
@@ -245,10 +318,6 @@ def time_text(found: Facts) -> str:
         return "unknown: no earlier run on this machine has this model and these sizes"
     told = number_of(found.seconds_from_runs, "earlier run")
     return f"about {duration(found.seconds)}, from {told} on this machine; runs side by side may slow each other"
-
-
-def folded(line: str, width: int) -> list[str]:
-    return textwrap.wrap(line, width=width, subsequent_indent=" " * 12) or [line]
 
 
 # --- as JSON --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from retrain import money
 from retrain.campaign.state import TROUBLED, UNFINISHED, Curves
 from retrain.cli import status_view
 from retrain.cli.progress import duration, shown
@@ -70,7 +71,7 @@ def spent(state: CampaignState) -> str:
     if state.eta_seconds is not None:
         return f"{duration(state.eta_seconds)} left"
     if state.ended is not None and state.started is not None:
-        return f"took {duration(max(0.0, state.ended - state.started))}"
+        return status_view.took(state.started, state.ended, state.active_seconds)
     return ""
 
 
@@ -118,6 +119,7 @@ def heading(state: CampaignState, style: Style, now: float) -> list[str]:
         "state": style.paint(state.state, COLOURS.get(state.state)) + where,
         "runs": counted(state) + side_by_side if state.cells else "",
         "steps": ", ".join(filter(None, [steps, spent(state)])),
+        "cost": money.text(state.money),
         "directory": shown(state.directory),
     }
     lines = [visible(state.name)]

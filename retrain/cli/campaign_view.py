@@ -11,10 +11,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from retrain.campaign.state import Curves, state_of_campaign
-from retrain.cli import campaign_table
+from retrain import money
+from retrain.campaign.state import UNFINISHED, Curves, state_of_campaign
+from retrain.cli import campaign_table, output
 from retrain.cli.progress import duration, shown
-from retrain.cli.status_view import Style, visible
+from retrain.cli.status_view import Style, took, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,9 +49,9 @@ class Lines:
 
     def show(self, state: CampaignState) -> None:
         if self.seen is None:
-            self.seen = {cell.name: cell.state for cell in state.cells if cell.state in ("planned", "done")}
+            self.seen = {cell.name: cell.state for cell in state.cells if cell.state != "running"}
             at_once = f", {state.max_workers} at once" if state.max_workers > 1 else ""
-            missing = sum(cell.state != "done" for cell in state.cells) + state.unasked
+            missing = sum(cell.state in UNFINISHED for cell in state.cells) + state.unasked
             self._say(f"campaign {shown(state.directory)}: {missing} of {state.number} runs to do{at_once}")
             self.part = self._part(state)
         for cell in state.cells:
@@ -81,8 +82,8 @@ def run_line(state: CampaignState, cell: Cell) -> str:
     elif cell.state != "running":
         facts += [f"step {cell.steps_done}/{cell.max_steps}"] if cell.run is not None else []
         facts += [f"{state.metric} {cell.metric:.3f}"] if cell.metric is not None else []
-        known = cell.started is not None and cell.ended is not None
-        facts += [f"took {duration(max(0.0, cell.ended - cell.started))}"] if known else []  # type: ignore[operator]  # both are known
+        if cell.started is not None and cell.ended is not None:
+            facts.append(took(cell.started, cell.ended, cell.run.active_seconds if cell.run else None))
         facts += [visible(cell.cause)] if cell.cause else []
     return " · ".join(facts)
 
@@ -161,9 +162,11 @@ class CampaignWatch:
             self.view = None
 
 
-def default_view() -> View:
-    """Return a table for a terminal, plain lines for anything else."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+def default_view() -> View | None:
+    """Return a table for a terminal, plain lines for anything else and beside a log; None: nothing is to be seen."""
+    if output.quiet():
+        return None
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb" or output.verbose():
         return Lines(sys.stderr)
     from rich.console import Console
 
@@ -178,8 +181,9 @@ def ending(directory: Path) -> str:
     from retrain import compare
 
     state = state_of_campaign(directory)
-    spent = f" in {duration(state.ended - state.started)}" if state.ended and state.started else ""
-    lines = ["", f"{visible(state.name)}: {campaign_table.counted(state)}{spent}"]
+    paid = money.text(state.money) if state.money else ""
+    told = ", ".join(filter(None, [campaign_table.counted(state), campaign_table.spent(state), paid]))
+    lines = ["", f"{visible(state.name)}: {told}"]
     if state.counts.get("done"):
         lines.append(f"  {visible(compare.headline(directory))}")
     lines += campaign_table.troubles(state, Style.of(sys.stderr))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.cli import extras, search_table
+from retrain.cli import extras, output, search_table
 from retrain.cli.flags import parse
 from retrain.cli.status_view import Style, visible
 from retrain.errors import ConfigError
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     verdicts = compare.judge(study)
     where = written(verdicts, places, flags)
     if "--json" in flags:
-        print(json.dumps(compare.document(verdicts), ensure_ascii=False, allow_nan=False))
+        output.document(compare.document(verdicts))
     else:
         print(text(verdicts, Style.of(sys.stdout), where))
     return 0
@@ -73,7 +73,7 @@ def ranked(found: Ranking, flags: dict[str, str]) -> int:
     elif "--metric" not in flags and found.state != "running":
         report.write_ranking(found)
     if "--json" in flags:
-        print(json.dumps(ranking.document(found), ensure_ascii=False, allow_nan=False))
+        output.document(ranking.document(found))
     else:
         print(search_table.text(found, Style.of(sys.stdout), str(where) if where.is_file() else ""))
     return 0
@@ -140,12 +140,16 @@ def text(verdicts: Verdicts, style: Style, where: str) -> str:
     lines.append("")
     for c in verdicts.comparisons:
         lines += style.fold(c.sentence, "  ")
+    lines += ["", *other_problems(verdicts, style)]
     if verdicts.secondary:
         lines += ["", "secondary: no correction, no verdict; in brackets 95 % of the difference"]
         lines += table(secondary_rows(verdicts), style)
     lost = [run for run in found.runs if run.state == "failed"]
     for run in lost:
         lines += style.fold(f"failed: {run.name}: {visible(run.exit_reason.strip().partition(chr(10))[0])}", "  ")
+    for run in found.runs:
+        if run.state == "done" and found.final(run) is None:
+            lines += style.fold(f"lost: {run.name} is done, and has no {found.metric} at its last step", "  ")
     for warning in verdicts.warnings:
         lines += style.fold(f"warning: {warning}", "")
     if found.looks:
@@ -169,6 +173,20 @@ def condition_rows(verdicts: Verdicts) -> list[list[str]]:
             row += [signed(c.difference), span(c.low, c.high, sign=True), p, c.verdict]
         rows.append(row)
     return rows
+
+
+def other_problems(verdicts: Verdicts, style: Style) -> list[str]:
+    """Return the intervals for seeds and problems together, or why there are none."""
+    known = verdicts.problems
+    if known.reason:
+        return style.fold(f"these intervals are about other seeds, not about other problems: {known.reason}", "")
+    dropped = f" ({known.left_out} more could not be scored in all runs)" if known.left_out else ""
+    family = ", jointly" if len(verdicts.comparisons) > 1 else ""
+    rows = [["condition", f"95 %{family}"]]
+    rows += [[c.label, span(c.problems_low, c.problems_high, sign=True)] for c in verdicts.comparisons]
+    n = known.count
+    what = f"on other problems like these {n}{dropped}, with other seeds; above: with other seeds on these {n}"
+    return [*style.fold(what, ""), *table(rows, style)]
 
 
 def secondary_rows(verdicts: Verdicts) -> list[list[str]]:

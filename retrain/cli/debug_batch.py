@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.cli import extras
+from retrain.cli import extras, output
 from retrain.cli.flags import parse
 from retrain.errors import ConfigError
 
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     found = replay(file, ["--devices", flags["--devices"]] if "--devices" in flags else [])
     if "--json" in flags:
         document = {**asdict(found), "first": found.first, "to_blame": found.to_blame}
-        print(json.dumps(_as_json(document), indent=2, ensure_ascii=False, allow_nan=False))
+        output.document(_as_json(document))
     else:
         print("\n".join(report(found)))
     return 0

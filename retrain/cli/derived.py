@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from retrain import estimate, store
+from retrain import estimate, money, store
 from retrain.cli import formulas
 from retrain.config import adapter
+from retrain.estimate import ASSUMED_PROMPT, evaluations, volume
 from retrain.shapes import ModelSize, measure
+from retrain.types import Usage
 
 if TYPE_CHECKING:
     import datetime as dt
+    from collections.abc import Mapping
     from pathlib import Path
 
     from retrain.config.schema import RunConfig
     from retrain.estimate import Memory
-
-TOKEN_BYTES = 16  # id, log-probability, entropy, advantage: four bytes each, of which compression takes little
-TEXT_BYTES = 4  # a token's text, about
+    from retrain.types import Capabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,21 +31,6 @@ class AdapterFacts:
     rank: int
     alpha: float
     target_modules: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Volume:
-    """How much a run generates."""
-
-    completions_per_step: int
-    generated_batches: int
-    tokens_per_step_at_most: int
-    generated_tokens_at_most: int
-    rollout_bytes_at_most: int
-
-    @property
-    def completions(self) -> int:
-        return self.completions_per_step * self.generated_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +46,30 @@ class Derived:
     skips_uninformative: bool
     skipping_reason: str
     rollout_bytes_at_most: int
+    checkpoint_bytes_at_most: int | None
+    adapter_bytes_at_most: int | None
+    disk_bytes_at_most: int | None
     evaluations: int
     evaluation_tokens_at_most: int | None
     pipeline: list[str]
     model: ModelSize
     adapter: AdapterFacts | None
     memory: Memory
+    money_at_most: dict[str, float]  # by currency; empty: the backend has no price, or its usage has no bound
     run_directory: Path
 
 
-def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
-    """Work out what a run of this config would do, with the functions that the run itself uses where there are any."""
-    size = volume(config)
+def derive(config: RunConfig, name: str, now: dt.datetime, offered: Capabilities) -> Derived:
+    """Work out what a run of this config would do, with the functions that the run itself uses where there are any.
+
+    offered: what its backend says of itself
+    """
+    size, model = volume(config), measure(config)
+    memory = estimate.memory(config, device_bytes=memory_of_this_machine(config))
+    taken = estimate.disk(config, model, memory.dtype)
+    if not offered.on_this_machine:
+        note = f'unknown: backend "{config.backend.backend}" does not say what it takes of this machine'
+        memory = replace(memory, phases=(), peak="", peak_bytes=None, note=note)
     skips, why = skipping(config)
     return Derived(
         completions_per_step=size.completions_per_step,
@@ -83,38 +80,32 @@ def derive(config: RunConfig, name: str, now: dt.datetime) -> Derived:
         clipping_can_act=config.algorithm.num_iterations > 1,
         skips_uninformative=skips,
         skipping_reason=why,
-        rollout_bytes_at_most=size.rollout_bytes_at_most,
+        rollout_bytes_at_most=taken.rollouts,
+        checkpoint_bytes_at_most=taken.checkpoints,
+        adapter_bytes_at_most=taken.adapters,
+        disk_bytes_at_most=taken.total,
         evaluations=evaluations(config),
         evaluation_tokens_at_most=evaluation_tokens(config),
         pipeline=formulas.pipeline(config),
-        model=measure(config),
+        model=model,
         adapter=starting_adapter(config),
-        memory=estimate.memory(config, device_bytes=memory_of_this_machine(config)),
+        memory=memory,
+        money_at_most=money_at_most(config, offered),
         run_directory=store.planned_directory(config, name, now),
     )
 
 
-def volume(config: RunConfig) -> Volume:
-    """Work out how much a run of this config generates, evaluations apart."""
-    training = config.training
-    completions = training.batch_size * training.group_size
-    batches = math.ceil(training.max_steps / config.algorithm.num_iterations)
-    tokens = completions * training.max_tokens
-    keep = config.logging.keep_rollouts
-    kept = batches if keep == "all" else 0 if keep == "none" else batches // int(keep)
-    return Volume(
-        completions_per_step=completions,
-        generated_batches=batches,
-        tokens_per_step_at_most=tokens,
-        generated_tokens_at_most=batches * tokens,
-        rollout_bytes_at_most=kept * tokens * (TOKEN_BYTES + TEXT_BYTES),
-    )
-
-
-def evaluations(config: RunConfig) -> int:
-    """Count the held-out evaluations of a run: at the start, every `eval.every` steps, and at the end."""
-    steps, every = config.training.max_steps, config.eval.every
-    return len({*range(0, steps + 1, every), steps}) if every else 0
+def disk_text(found: Derived) -> str:
+    """Say what a run leaves on disk, and of what it consists."""
+    parts = {
+        "completions": found.rollout_bytes_at_most,
+        "checkpoints": found.checkpoint_bytes_at_most,
+        "adapters": found.adapter_bytes_at_most,
+    }
+    said = ", ".join(f"{name} {bytes_text(size)}" for name, size in parts.items() if size is not None)
+    if found.disk_bytes_at_most is None:
+        return f"at most about {said}; checkpoints as the model is, which is not here"
+    return f"at most about {bytes_text(found.disk_bytes_at_most)}: {said}"
 
 
 def evaluation_tokens(config: RunConfig) -> int | None:
@@ -123,6 +114,34 @@ def evaluation_tokens(config: RunConfig) -> int | None:
     if not wanted.examples:
         return 0 if not wanted.every else None
     return evaluations(config) * wanted.examples * wanted.samples * (wanted.max_tokens or config.training.max_tokens)
+
+
+def usage_at_most(config: RunConfig) -> Usage | None:
+    """Return the most tokens that a run uses with prompts of `ASSUMED_PROMPT` tokens, the final test apart.
+
+    None: `eval.examples` sets no bound.
+    """
+    evaluated = evaluation_tokens(config)
+    if evaluated is None:
+        return None
+    training, size = config.training, volume(config)
+    prompts = size.generated_batches * training.batch_size + evaluations(config) * config.eval.examples
+    rows = training.max_steps * size.completions_per_step
+    return Usage(
+        prompt=prompts * ASSUMED_PROMPT,
+        sampled=size.generated_tokens_at_most + evaluated,
+        trained=rows * (ASSUMED_PROMPT + training.max_tokens),
+    )
+
+
+def money_at_most(config: RunConfig, offered: Capabilities) -> dict[str, float]:
+    """Return what a run costs at most, by currency; empty where that is not known, or it has no price."""
+    prices, usage = offered.price(config), usage_at_most(config)
+    return {} if prices is None or usage is None else {prices.currency: prices.of(usage)}
+
+
+def money_text(amounts: Mapping[str, float]) -> str:
+    return f"at most {money.text(amounts)}, if prompts have no more than {ASSUMED_PROMPT} tokens"
 
 
 def starting_adapter(config: RunConfig) -> AdapterFacts | None:
@@ -176,8 +195,15 @@ def sentence(config: RunConfig, derived: Derived) -> str:
         f"{training.max_tokens:,} tokens, {derived.tokens_per_step_at_most:,} at most, for {use}; "
         f"{derived.generated_tokens_at_most:,} tokens at most in all. {clip}. "
         f"Completions without advantage are {skip} in the backward pass: {derived.skipping_reason}."
-        f"{held_out}"
+        f"{held_out} {disk_sentence(derived)}"
     )
+
+
+def disk_sentence(derived: Derived) -> str:
+    """Say in a sentence how much disk a run takes."""
+    if derived.disk_bytes_at_most is None:
+        return f"Completions take at most about {bytes_text(derived.rollout_bytes_at_most)} of disk."
+    return f"All of it takes at most about {bytes_text(derived.disk_bytes_at_most)} of disk."
 
 
 def bytes_text(count: int) -> str:

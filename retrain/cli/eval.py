@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.cli import extras
+from retrain.cli import extras, output
 from retrain.cli.flags import take_own
 from retrain.errors import ConfigError
 from retrain.events import Phase, Warned
@@ -48,10 +47,10 @@ def main(arguments: Sequence[str]) -> int:
     extras.require("local", "scoring a model")
     with contextlib.redirect_stdout(sys.stderr):  # libraries print when they are imported
         scored = score.score(plan, emit=tell)
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not output.quiet():
         print(CLEAR, end="", file=sys.stderr, flush=True)
     if "--json" in switches:
-        print(json.dumps(document(scored), indent=2, ensure_ascii=False, allow_nan=False))
+        output.document(document(scored))
     else:
         print(table(scored))
     return 0
@@ -69,8 +68,8 @@ def _step(text: str | None) -> int | None:
 def tell(event: Event) -> None:
     """Show a warning, and on a terminal how far it is."""
     if isinstance(event, Warned):
-        print(f"warning: {event.message}", file=sys.stderr)
-    elif isinstance(event, Phase) and event.name == "evaluate" and sys.stderr.isatty():
+        output.say(f"warning: {event.message}")
+    elif isinstance(event, Phase) and event.name == "evaluate" and sys.stderr.isatty() and not output.quiet():
         print(f"{CLEAR}{event.detail} problems", end="", file=sys.stderr, flush=True)
 
 

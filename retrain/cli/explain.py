@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
-import shutil
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.cli.derived import Derived, bytes_text, derive, sentence
-from retrain.cli.extras import missing
+from retrain.cli import extras, formulas, output
+from retrain.cli.derived import Derived, bytes_text, derive, disk_text, money_text, sentence
 from retrain.cli.flags import take_own
 from retrain.config.cautions import cautions
 from retrain.config.schema import KEYS
-from retrain.errors import ConfigError, Problem
+from retrain.errors import ConfigError, Problem, nearest
+from retrain.references import find_either, is_campaign
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from retrain.campaign.plan import Plan
+    from retrain.cli.campaign_plan import Row
     from retrain.config import Composed
     from retrain.config.origins import Origin
     from retrain.estimate import Memory
@@ -29,41 +31,56 @@ DEFAULT_CONFIG = Path("retrain.toml")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the explanation of one config.
+    """Print the explanation of one config, or what differs between two.
 
     Raises:
         ConfigError: everything that is wrong with it.
     """
     switches, rest = take_own("explain", arguments)
     path, overrides = split_config(rest)
-    problems = [problem for problem in [missing("local", "training")] if problem]
+    if "--diff" in switches:
+        if "--all" in switches:
+            raise ConfigError("--diff shows what differs, and --all every key; take one of them")
+        from retrain.cli import explain_diff
+
+        return explain_diff.show(path, overrides, config_of(switches["--diff"]), as_json="--json" in switches)
     from retrain.cli import campaign
 
     if campaign.is_one(path, overrides):
-        return of_campaign(campaign.planned(path, overrides), problems, switches)
+        with output.timed("composing every run"):
+            plan = campaign.planned(path, overrides)
+        return of_campaign(plan, switches)
     from retrain.config import compose
 
-    composed = compose(path, overrides)
-    derived = placed(composed, derive(composed.config, composed.name, dt.datetime.now().astimezone()))
+    with output.timed("composing"):
+        composed = compose(path, overrides)
+    offered, problems = extras.backend_of(composed)
+    with output.timed("measuring the model and estimating its memory"):
+        now = dt.datetime.now().astimezone()
+        derived = placed(composed, derive(composed.config, composed.name, now, offered))
     if "--json" in switches:
-        print(json.dumps(document(composed, derived, problems), indent=2, ensure_ascii=False))
+        output.document(document(composed, derived, problems))
     else:
         print(text(composed, derived, problems, everything="--all" in switches))
     return 0
 
 
-def of_campaign(plan: Plan, problems: Sequence[Problem], switches: Collection[str]) -> int:
+def of_campaign(plan: Plan, switches: Collection[str]) -> int:
     """Print the explanation of a campaign: the whole, then what all of its runs have in common."""
     from retrain.cli import campaign_plan, search_explained
 
+    backends, problems = campaign_plan.backends(plan)
     common = plan.composed
     if plan.search is None:
-        facts = campaign_plan.facts(plan)
+        facts = campaign_plan.facts(plan, backends)
         told, parts = campaign_plan.document(plan, facts), campaign_plan.text(plan, facts)
         varied = {"training.seed", *(key for row in facts.conditions for key in row.differs)}
+        lines = pipelines(facts.conditions)
     else:
-        told, parts = search_explained.document(plan, plan.search), search_explained.text(plan, plan.search)
+        told = search_explained.document(plan, plan.search, backends)
+        parts = search_explained.text(plan, plan.search, backends)
         varied = {"training.seed", *(dimension.name for dimension in plan.search.space)}
+        lines = [pipeline_text("Pipeline that the search starts from:", formulas.pipeline(common.config))]
     if "--json" in switches:
         known = {
             "kind": "campaign",
@@ -72,23 +89,35 @@ def of_campaign(plan: Plan, problems: Sequence[Problem], switches: Collection[st
             "cautions": looks_twice(plan),
             "problems": [dataclasses.asdict(problem) for problem in problems],
         }
-        print(json.dumps(known | told, indent=2, ensure_ascii=False))
+        output.document(known | told)
         return 0
     everything = "--all" in switches
     head = "Every run" if everything else f"Every run differs from the defaults in (all {len(KEYS)} keys: --all)"
     parts.append("\n".join([f"{head}:", *key_lines(common, everything=everything, without=varied)]))
-    size = derive(common.config, common.name, dt.datetime.now().astimezone())
-    parts.append("\n".join([f"Model:      {size_of(size)}", *memory_lines(size.memory)]))
+    parts += lines
+    size = derive(common.config, common.name, dt.datetime.now().astimezone(), extras.backend_of(common)[0])
+    parts.append("\n".join([*folded(f"Model:      {size_of(size)}"), *memory_lines(size.memory)]))
     parts += warnings(looks_twice(plan), problems)
     print("\n\n".join(parts))
     return 0
 
 
+def pipelines(conditions: Sequence[Row]) -> list[str]:
+    """Return a paragraph for each pipeline, which conditions may share."""
+    sharing: dict[tuple[str, ...], list[str]] = {}
+    for row in conditions:
+        sharing.setdefault(tuple(row.pipeline), []).append(row.label)
+    if len(sharing) == 1:
+        return [pipeline_text("Pipeline:", conditions[0].pipeline)]
+    return [pipeline_text(f"Pipeline of {', '.join(labels)}:", lines) for lines, labels in sharing.items()]
+
+
 def looks_twice(plan: Plan) -> list[str]:
-    """Return the cautions about the runs of a campaign, each once."""
-    firsts = {cell.label: cell.composed.config for cell in reversed(plan.cells)}
-    firsts = firsts or {"": plan.composed.config}  # of a search, whose trials are not known before
-    return list(dict.fromkeys(line for config in firsts.values() for line in cautions(config)))
+    """Return the cautions about a campaign and its runs, each once."""
+    from retrain.campaign import devices
+
+    of_runs = (line for composed in plan.firsts.values() for line in cautions(composed.config))
+    return list(dict.fromkeys([*devices.cautions(plan), *of_runs]))
 
 
 def split_config(arguments: Sequence[str]) -> tuple[Path, list[str]]:
@@ -99,7 +128,7 @@ def split_config(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     """
     first = arguments[0] if arguments else ""
     if first and not first.startswith(("-", "~")) and ("=" not in first or Path(first).is_file()):
-        return Path(first), list(arguments[1:])
+        return config_of(first), list(arguments[1:])
     if not DEFAULT_CONFIG.is_file():
         raise ConfigError(
             f"no config was given, and there is no {DEFAULT_CONFIG} here",
@@ -108,18 +137,37 @@ def split_config(arguments: Sequence[str]) -> tuple[Path, list[str]]:
     return DEFAULT_CONFIG, list(arguments)
 
 
+def config_of(given: str) -> Path:
+    """Return the TOML that is meant: a file, or that of a run or a campaign.
+
+    Raises:
+        ConfigError: a folder in which there are several runs, or none.
+    """
+    path = Path(given)
+    if path.is_file() or path.suffix == ".toml":
+        return path
+    try:
+        found = find_either(given)
+    except ConfigError:
+        files = sorted(str(file) for file in Path().glob("*.toml"))
+        near = f"{given}.toml" if f"{given}.toml" in files else nearest(given, files)
+        if path.is_dir() or near is None:
+            raise
+        raise ConfigError(f'"{given}" is neither a file nor a run; did you mean "{near}"?') from None
+    return found / ("campaign.toml" if is_campaign(found) else "config.toml")
+
+
 # --- as text --------------------------------------------------------------------------------------------------------
 
 
 def text(composed: Composed, derived: Derived, problems: Sequence[Problem], *, everything: bool) -> str:
     """Return the explanation for a person."""
-    width = min(100, shutil.get_terminal_size((100, 24)).columns)
-    parts = [textwrap.fill(sentence(composed.config, derived), width=width)]
+    parts = [textwrap.fill(sentence(composed.config, derived), width=output.prose_columns())]
     if not everything:
         parts.append(f"Differs from the defaults (all {len(KEYS)} keys: --all):")
     parts.append("\n".join(key_lines(composed, everything=everything)))
-    parts.append("\n".join(["Pipeline:", *(f"  {line}" for line in derived.pipeline)]))
-    parts.append("\n".join(fact_lines(derived)))
+    parts.append(pipeline_text("Pipeline:", derived.pipeline))
+    parts.append("\n".join(part for line in fact_lines(derived) for part in folded(line)))
     parts.append("\n".join(memory_lines(derived.memory)))
     parts += warnings(list(cautions(composed.config)), problems)
     return "\n\n".join(parts)
@@ -127,7 +175,7 @@ def text(composed: Composed, derived: Derived, problems: Sequence[Problem], *, e
 
 def warnings(found: Sequence[str], problems: Sequence[Problem]) -> list[str]:
     """Return the last paragraphs: what deserves a second look, and what would stop it."""
-    width, parts = min(100, shutil.get_terminal_size((100, 24)).columns), []
+    width, parts = output.prose_columns(), []
     if found:
         folded = [textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ") for line in found]
         parts.append("\n".join(["Look twice:", *folded]))
@@ -149,7 +197,26 @@ def key_lines(composed: Composed, *, everything: bool, without: Collection[str] 
         return ["  nothing: every key has its default"]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [f"  {k:<{widths[0]}} = {v:<{widths[1]}}  {where:<{widths[2]}}  {hidden}" for k, v, where, hidden in rows]
-    return [line.rstrip() for line in lines]
+    lines, width = [line.rstrip() for line in lines], output.columns(sys.stdout)
+    if width is None or max(map(len, lines)) <= width:
+        return lines
+    return [line for key, value, where, hidden in rows for line in narrow(key, value, where, hidden, width)]
+
+
+def narrow(key: str, value: str, where: str, hidden: str, width: int) -> list[str]:
+    """Return a key's lines for a terminal on which its table does not fit."""
+    below = f"{where}, {hidden}" if hidden else where
+    return [*output.fold(f"{key} = {value}", width, "  ", "      "), *output.fold(below, width, "    ", "      ")]
+
+
+def pipeline_text(head: str, lines: Sequence[str]) -> str:
+    width = output.columns(sys.stdout)
+    return "\n".join([head, *(part for line in lines for part in output.fold(line, width, "  ", "      "))])
+
+
+def folded(line: str) -> list[str]:
+    """Break a line that begins with its name."""
+    return output.fold(line, output.columns(sys.stdout), later=" " * 12)
 
 
 def placed(composed: Composed, derived: Derived) -> Derived:
@@ -178,7 +245,8 @@ def fact_lines(derived: Derived) -> list[str]:
     return [
         f"Model:      {size_of(derived)}",
         *started,
-        f"Disk:       rollouts take at most about {bytes_text(derived.rollout_bytes_at_most)}",
+        *([f"Cost:       {money_text(derived.money_at_most)}"] if derived.money_at_most else []),
+        f"Disk:       {disk_text(derived)}",
         f"Directory:  {derived.run_directory}",
     ]
 
@@ -198,7 +266,7 @@ def size_of(derived: Derived) -> str:
 def memory_lines(memory: Memory) -> list[str]:
     """Return what each phase takes, the largest parts first, those under a hundredth left out."""
     if not memory.phases:
-        return [f"Memory:     {memory.note}"]
+        return folded(f"Memory:     {memory.note}")
     place = "a GPU" if memory.device == "gpu" else "the CPU"
     lines = [
         f"Memory on {place} in {memory.dtype}, prompts of {memory.prompt_tokens} tokens, completions at their longest:"
@@ -207,7 +275,8 @@ def memory_lines(memory: Memory) -> list[str]:
         large = [part for part in phase.components if part.bytes >= phase.bytes / 100]
         parts = ", ".join(f"{part.name} {bytes_text(part.bytes)}" for part in large)
         lines.append(f"  {phase.name:<9} {bytes_text(phase.bytes):>9}  {parts}")
-    return lines
+    width = output.columns(sys.stdout)
+    return [part for line in lines for part in output.fold(line, width, later=" " * 12)]
 
 
 def value_of(composed: Composed, dotted: str) -> Any:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from retrain import run
+from retrain import parts, registry
+from retrain.backends.options import LOCAL
 from retrain.errors import ConfigError, Problem
+from retrain.types import Capabilities
+
+if TYPE_CHECKING:
+    from retrain.config import Composed
 
 NEEDS: dict[str, tuple[str, ...]] = {
-    "local": run.NEEDED,
+    "local": tuple(LOCAL.needed),
     "tracking": ("mlflow", "pyarrow", "numpy", "scipy", "jinja2"),
 }
 """Extra of pyproject.toml → the modules that tell whether it is installed."""
@@ -33,3 +39,16 @@ def require(extra: str, what: str) -> None:
     problem = missing(extra, what)
     if problem is not None:
         raise ConfigError(problem)
+
+
+def backend_of(composed: Composed) -> tuple[Capabilities, list[Problem]]:
+    """Return what a config's backend says of itself, and what keeps it from being used here.
+
+    A backend that cannot be imported says nothing.
+    """
+    config = composed.config
+    try:
+        offered = registry.capabilities(config.backend.backend, places=composed.places)
+    except ConfigError as error:
+        return Capabilities(parts=frozenset()), error.problems
+    return offered, [*parts.not_installed(config, offered), *parts.wrong_options(config, offered)]

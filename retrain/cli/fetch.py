@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from retrain.cli import extras
+from retrain.cli import extras, output
 from retrain.cli.derived import bytes_text
 from retrain.cli.explain import split_config
 from retrain.cli.flags import take_own
+from retrain.data.source import NOT_OF_THE_HUB
 from retrain.errors import ConfigError, Problem, RunError
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from retrain.config import Composed
     from retrain.config.schema import RunConfig
     from retrain.hub import Fetched
-
-NOT_OF_THE_HUB = ("arithmetic", "jsonl")  # data sources that download nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     if problems:
         raise RunError(problems)
     if "--json" in switches:
-        print(json.dumps({"items": [asdict(item) for item in found]}, indent=2, ensure_ascii=False))
+        output.document({"items": [asdict(item) for item in found]})
     return 0
 
 

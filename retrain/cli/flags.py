@@ -37,7 +37,7 @@ def take(own: Mapping[str, str], arguments: Sequence[str], command: str) -> tupl
             others.append(argument)
         elif own[name]:
             given = value if equals else next(rest, None)
-            if given is None:
+            if given is None or (not given and own[name] != "text"):
                 raise ConfigError(f"{name} needs a value; {name} {own[name].upper()}", f"retrain {command} --help")
             found[name] = given
         elif equals:

@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from retrain.cli import output
 from retrain.cli.flags import parse
 from retrain.errors import ConfigError, Problem, unknown_name
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     check_module(name)
     for path, text in texts.items():
         write(path, text)
-    print(next_steps(kind, name, list(texts)), file=sys.stderr)
+    output.say(next_steps(kind, name, list(texts)))
     return 0
 
 

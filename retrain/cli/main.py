@@ -6,9 +6,8 @@ interrupted. Only the standard library is imported here; a command imports what 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import json
-import os
 import signal
 import sys
 import threading
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain import __version__
-from retrain.cli.commands import COMMANDS, command_help, general_help
+from retrain.cli import output
+from retrain.cli.commands import COMMANDS
+from retrain.cli.help import command_help, general_help
 from retrain.errors import ConfigError, Interrupted, Problem, RetrainError, nearest
 
 if TYPE_CHECKING:
@@ -25,30 +26,38 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. What is not a `RetrainError` is a defect and propagates."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without UTF-8 must not end a run
+    output.prepare_streams()
+    return output.finish(run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; return its exit code, with whatever went wrong said on stderr."""
     try:
-        code = dispatch(arguments)
-        sys.stdout.flush()
+        level, rest = output.take_level(arguments)
+        with output.at_level(level), output.timed("in all"):
+            return dispatch(rest)
     except Interrupted as stopped:
-        print(f"interrupted: {stopped}", file=sys.stderr)
+        complain(f"interrupted: {stopped}")
         return stopped.exit_code
     except RetrainError as error:
         show_error(error, as_json="--json" in arguments)
         return error.exit_code
-    except BrokenPipeError:  # `retrain explain | head`: the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        complain("interrupted")
         return 130
-    return code
+    except OSError as error:
+        if error not in output.lost:
+            raise
+        return 0  # the reader of a pipe has seen enough; what else it can be, `output.finish` says
 
 
 def dispatch(arguments: list[str]) -> int:
     """Find the command that the first argument names, and run it."""
-    first = arguments[0] if arguments else "--help"
+    if arguments[:1] == ["--json"]:  # as well in front of the command as after it
+        arguments = [*arguments[1:], "--json"]
+    if not arguments:
+        return importlib.import_module("retrain.cli.welcome").main()
+    first = arguments[0]
     if first in ("--help", "-h"):
         print(general_help())
         return 0
@@ -87,10 +96,12 @@ def check_config(first: str, arguments: Sequence[str]) -> None:
     path = Path(first)
     if path.is_file():
         return
+    if not first:
+        raise ConfigError("the first argument is empty; write a command or a CONFIG.toml", "retrain --help")
     if first.startswith("-") or "=" in first:
-        raise ConfigError(
-            f'"{first}" comes before the config; write it after: retrain CONFIG.toml {" ".join(arguments)}'
-        )
+        name = first.partition("=")[0]  # what follows may be a secret
+        config = next((argument for argument in arguments if argument.endswith(".toml")), "CONFIG.toml")
+        raise ConfigError(f'"{name}" comes before the config; write it after: retrain {config} {name} …')
     if path.is_dir():
         raise ConfigError(
             f"{first} is a folder, a TOML file is needed",
@@ -104,7 +115,7 @@ def check_config(first: str, arguments: Sequence[str]) -> None:
         raise ConfigError(
             Problem(message=f"there is no file {first}{question}", hint="retrain init writes one to start from")
         )
-    near = f"{first}.toml" if f"{first}.toml" in files else nearest(first, [*COMMANDS, *files])
+    near = f"{first}.toml" if f"{first}.toml" in files else nearest(first, [*COMMANDS, "--help", "--version", *files])
     question = f'; did you mean "{near}"?' if near else ""
     listed = ", ".join(name for name in COMMANDS if name != "train")
     raise ConfigError(f'"{first}" is neither a command nor a file{question}', f"commands: {listed}\nretrain --help")
@@ -113,14 +124,17 @@ def check_config(first: str, arguments: Sequence[str]) -> None:
 def show_error(error: RetrainError, *, as_json: bool) -> None:
     """Write every problem to stderr: as lines, or as one JSON document whose `error` is the first of them."""
     if as_json:
-        problems = [
-            {"code": error.code, "key": p.key, "file": p.file, "line": p.line, "message": p.message, "hint": p.hint}
-            for p in error.problems
-        ]
-        print(json.dumps({"error": problems[0], "problems": problems}, indent=2, ensure_ascii=False), file=sys.stderr)
+        problems = [problem.document(error.code) for problem in error.problems]
+        complain(output.json_text({"error": problems[0], "problems": problems}, sys.stderr))
         return
     for problem in error.problems:
-        print(f"error: {problem}", file=sys.stderr)
+        complain(f"error: {problem}")
+
+
+def complain(text: str) -> None:
+    """Write what went wrong to stderr; when nobody reads it any more, the exit code still says it."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,8 @@ def first_sentence(docstring: str) -> str:
 
 def options_of(kind: str, definition: ast.stmt | None) -> list[Option] | None:
     """Return the fields of a dataclass, or the keyword parameters of a function that makes a transform."""
+    if kind == "backend":
+        return None  # its capabilities name another class
     if isinstance(definition, ast.ClassDef):
         is_dataclass = any("dataclass" in ast.unparse(decorator) for decorator in definition.decorator_list)
         return [option for node in definition.body for option in field_of(node)] if is_dataclass else []

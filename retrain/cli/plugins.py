@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrain import registry
+from retrain.cli import output
 from retrain.cli.flags import parse
 from retrain.cli.plugin_source import Option, read
 from retrain.config.keys import keys_of
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     kinds = [kind] if kind else list(registry.BUILTIN)
     found = [plugin for kind in kinds for plugin in found if plugin.kind == kind]
     if "--json" in flags:
-        print(json.dumps({"plugins": [dataclasses.asdict(p) for p in found]}, indent=2, ensure_ascii=False))
+        output.document({"plugins": [dataclasses.asdict(p) for p in found]})
     else:
         print(text(found))
     return 0
@@ -188,15 +189,15 @@ def entry_lines(plugin: Plugin, margin: int, width: int) -> list[str]:
     ]
     lines = [f"  {plugin.name:<{margin - 2}}{lines[0]}", *(" " * margin + line for line in lines[1:])]
     for option in plugin.options or ():
-        shown = json.dumps(option.default, ensure_ascii=False)
-        meaning = f"  {option.help}" if option.help else f"  {option.type}"
-        lines += textwrap.wrap(
-            f"{option.name} = {shown}{meaning}",
-            max(margin + 30, width),
-            initial_indent=" " * (margin + 2),
-            subsequent_indent=" " * (margin + 6),
-        )
+        lines += option_lines(option, margin + 2, max(margin + 30, width))
     return [line.rstrip() for line in lines]
+
+
+def option_lines(option: Option, margin: int, width: int) -> list[str]:
+    """Return the lines of one option: its default, and what it means."""
+    shown = json.dumps(option.default, ensure_ascii=False)
+    meaning = f"{option.name} = {shown}  {option.help or option.type}"
+    return textwrap.wrap(meaning, width, initial_indent=" " * margin, subsequent_indent=" " * (margin + 4))
 
 
 def short(where: str) -> str:

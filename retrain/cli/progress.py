@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
+from retrain.cli import output
 from retrain.events import CheckpointSaved, Diagnosed, Evaluated, Event, Phase, RunStarted, StepDone, Warned
 
 if TYPE_CHECKING:
@@ -60,6 +61,31 @@ class Pace:
         return {phase: self.total(f"time/{phase}") / seconds for phase in PHASES} if seconds > 0 else {}
 
 
+class Spent:
+    """Where the time of a run went. Steps measure their own phases; any other lasts until the next one begins."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.phase, self.since = "start", clock()
+
+    def begin(self, phase: str) -> None:
+        now = self.clock()
+        if self.phase not in PHASES:
+            self.seconds[self.phase] += now - self.since
+        self.phase, self.since = phase, now
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        for phase in PHASES:
+            self.seconds[phase] += metrics.get(f"time/{phase}", 0.0)
+
+    def __str__(self) -> str:
+        """Say it, the longest phase first: ``train 12.3 s, generate 8.0 s, load 2.1 s``."""
+        self.begin(self.phase)
+        longest = sorted(self.seconds.items(), key=lambda entry: -entry[1])
+        return ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in longest)
+
+
 def facts(metrics: Mapping[str, float], pace: Pace) -> str:
     """Return what a step's line says after its number: reward, correct rate, speed, time shares."""
     found = []
@@ -103,11 +129,13 @@ class View(Protocol):
 
 
 class Lines:
-    """Plain lines: the first step, the last one, and one every few seconds between."""
+    """Plain lines: the first step, the last one, and one every few seconds between; or one for every step."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stream: TextIO, clock: Callable[[], float] = time.monotonic, *, every_step: bool = False
+    ) -> None:
         self.stream, self.clock = stream, clock
-        self.last = -QUIET_SECONDS
+        self.last, self.pause = -QUIET_SECONDS, 0.0 if every_step else QUIET_SECONDS
 
     def phase(self, event: Phase) -> None:
         if event.name == "load":
@@ -118,7 +146,7 @@ class Lines:
 
     def step(self, event: StepDone, pace: Pace) -> None:
         now = self.clock()
-        if event.step < event.max_steps and now - self.last < QUIET_SECONDS:
+        if event.step < event.max_steps and now - self.last < self.pause:
             return
         self.last = now
         left = event.max_steps - event.step
@@ -212,7 +240,7 @@ class Watch:
 
     def __init__(self, view: View | None = None) -> None:
         self.view: View | None = view or default_view()
-        self.pace = Pace()
+        self.pace, self.spent = Pace(), Spent()
         self.dir: Path | None = None  # known once the run directory exists
         self.warnings: list[str] = []
 
@@ -231,19 +259,22 @@ class Watch:
         """Take one event; never raises because of a terminal."""
         match event:
             case Phase():
+                self.spent.begin(event.name)
                 self._show(lambda view: view.phase(event))
             case RunStarted():
                 self.dir = event.dir
                 self._show(lambda view: view.started(event))
             case StepDone():
                 self.pace.add(event.metrics)
+                self.spent.add(event.metrics)
                 self._show(lambda view: view.step(event, self.pace))
             case Evaluated():
                 self._show(lambda view: view.say(evaluated_line(event)))
             case Diagnosed():
                 self._show(lambda view: view.say(problem_line(event)))
-            case CheckpointSaved():
-                pass  # seen in the run directory; a line for each would drown the steps
+            case CheckpointSaved():  # seen in the run directory; a line for each would drown the steps
+                if output.verbose():
+                    self._show(lambda view: view.say(f"saved {shown(event.path)}"))
             case Warned():
                 self.warnings.append(event.message)
                 self._show(lambda view: view.say(f"warning: {event.message}"))
@@ -257,10 +288,12 @@ class Watch:
             self.view = None
 
 
-def default_view() -> View:
-    """Return a bar for a terminal, plain lines for anything else."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        return Lines(sys.stderr)
+def default_view() -> View | None:
+    """Return a bar for a terminal, plain lines for anything else and beside a log; None: nothing is to be seen."""
+    if output.quiet():
+        return None
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb" or output.verbose():
+        return Lines(sys.stderr, every_step=output.verbose())
     from rich.console import Console
 
     return Bar(Console(stderr=True))

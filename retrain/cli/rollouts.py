@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import tomllib
 from collections import defaultdict
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retrain.cli import output
 from retrain.cli.flags import parse
 from retrain.errors import ConfigError, Problem, nearest
 from retrain.references import find_run
@@ -91,13 +91,13 @@ def main(arguments: Sequence[str]) -> int:
     rows, step = read(run_dir, step)
     if "--json" in flags:
         picked = choose(rows, choice, None)
-        document = {"run": str(run_dir), "step": step, "completions": [finite_values(row) for row in picked]}
-        print(json.dumps(document, ensure_ascii=False, allow_nan=False))
+        completions = [finite_values(row) for row in picked]
+        output.document({"run": str(run_dir), "step": step, "completions": completions}, indent=None)
         return 0
     page = flags.get("--html")
     picked = choose(rows, choice, ON_A_TERMINAL if page is None else ON_A_PAGE)
     if not picked:
-        print(f'no completion of step {step} has "{choice.search}" in its prompt or its text', file=sys.stderr)
+        output.say(f'no completion of step {step} has "{choice.search}" in its prompt or its text')
         return 0
     view = look(run_dir, step, rows, picked, choice, signal="--signal" in flags)
     if page is None:
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
         from retrain.cli import rollouts_html
 
         rollouts_html.write(view, Path(page))
-        print(f"wrote {page}: {len(picked)} of {len(rows)} completions of step {step}", file=sys.stderr)
+        output.say(f"wrote {page}: {len(picked)} of {len(rows)} completions of step {step}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import select
 import shutil
 import sys
 import time
@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from retrain import money
 from retrain.campaign.state import Curves, state_of_campaign
-from retrain.cli import campaign_table, status_view
+from retrain.cli import campaign_table, output, status_view
 from retrain.cli.flags import parse
 from retrain.cli.rollouts import finite_values
 from retrain.cli.status_view import Style
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
             "campaigns": [campaign_document(state_of_campaign(one)) for one in campaigns],
             "runs": [document(state_of(run)) for run in runs],
         }
-        print(json.dumps(documents, ensure_ascii=False, allow_nan=False))
+        output.document(documents)
         return 0
     everything = "--all" in flags
     if "--watch" not in flags:
@@ -115,6 +116,7 @@ def document(state: RunState) -> dict[str, Any]:
     values = asdict(state)
     del values["record"]
     values["directory"] = str(state.directory)
+    values["money"] = money.spent([state.directory]) if state.record and state.record.currency else {}
     return finite_values(values) | {"commands": [command for command, _ in status_view.commands(state)]}
 
 
@@ -146,6 +148,7 @@ def campaign_document(state: CampaignState) -> dict[str, Any]:
         "counts": dict(state.counts),
         "steps_done": state.steps_done,
         "max_steps": state.max_steps,
+        "money": dict(state.money),
         "commands": [command for command, _ in campaign_table.commands(state)],
         "runs": cells,
     }
@@ -167,7 +170,19 @@ def watch(given: Sequence[str], *, everything: bool) -> NoReturn:
     while True:
         for line in news(given, seen):
             print(line, flush=True)
-        time.sleep(WATCH_SECONDS)
+        pause(WATCH_SECONDS)
+
+
+def pause(seconds: float) -> None:
+    """Wait, but not once nobody reads what this prints any more.
+
+    Raises:
+        BrokenPipeError: the reader of the pipe has gone.
+    """
+    reader = select.poll()
+    reader.register(sys.stdout, 0)  # that it is gone is told unasked
+    if reader.poll(1000 * seconds):
+        raise BrokenPipeError
 
 
 def frame(shown: str) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 import textwrap
 import time
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TextIO
 
+from retrain.cli import output
 from retrain.cli.progress import duration, shown
 from retrain.errors import ConfigError
 from retrain.references import OUTPUTS
@@ -30,6 +29,7 @@ DROPPED = ("correct", "doing", "time", "held-out", "reward", "running", "failed"
 RIGHT = ("step", "reward", "correct", "held-out")
 GAP = "  "
 NARROWEST = 12  # columns of a run's name
+IDLE_SECONDS, IDLE_SHARE = 60.0, 0.05  # what lay idle for longer than both is told apart from what was worked on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,7 @@ class Style:
     @classmethod
     def of(cls, stream: TextIO) -> Self:
         unicode = "utf" in (getattr(stream, "encoding", None) or "utf-8").lower()
-        if not stream.isatty():
-            return cls(unicode=unicode)
-        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-        return cls(width=shutil.get_terminal_size().columns, colour=not plain, unicode=unicode)
+        return cls(width=output.columns(stream), colour=output.coloured(stream), unicode=unicode)
 
     def paint(self, text: str, code: int | None) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour and code is not None else text
@@ -95,7 +92,7 @@ def row(state: RunState, now: float) -> dict[str, str]:
     if state.eta_seconds is not None:
         spent = f"{duration(state.eta_seconds)} left"
     elif state.ended is not None and state.started is not None:
-        spent = f"took {duration(max(0.0, state.ended - state.started))}"
+        spent = took(state.started, state.ended, state.active_seconds)
     known = {
         "run": visible(name_of(state.directory)),
         "state": state.state,
@@ -132,6 +129,15 @@ def spaced(cells: dict[str, str], widths: dict[str, int], paint_state: Callable[
         text = paint_state(cell) if name == "state" else cell
         written.append(padding + text if name in RIGHT else text + padding)
     return GAP.join(written).rstrip()
+
+
+def took(started: float, ended: float, active_seconds: float | None) -> str:
+    """Say how long a run or a campaign was worked on, and how long it took in all where it lay idle in between."""
+    span = max(0.0, ended - started)
+    worked = span if active_seconds is None else min(active_seconds, span)
+    if span - worked < max(IDLE_SECONDS, IDLE_SHARE * span):
+        return f"took {duration(span)}"
+    return f"took {duration(worked)} ({duration(span)} from start to end)"
 
 
 def line(state: RunState, now: float) -> str:

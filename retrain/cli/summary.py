@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retrain import money
 from retrain.cli.progress import duration, shown
 from retrain.store import RunRecord, read_metrics
 
@@ -131,7 +132,8 @@ def summarise(run_dir: Path) -> str:
     record, metrics = RunRecord.read(run_dir), read_metrics(run_dir)
     spent = f" in {duration(record.active_seconds or record.ended - record.started)}" if record.ended else ""
     state = "interrupted" if record.state == "running" else record.state  # ended before it could say so
-    lines = ["", f"{record.name}: {state}, {record.steps_done} of {record.max_steps} steps{spent}"]
+    paid = f", {money.text(amounts)}" if (amounts := money.spent([run_dir])) else ""
+    lines = ["", f"{record.name}: {state}, {record.steps_done} of {record.max_steps} steps{spent}{paid}"]
     lines.append(textwrap.indent(verdict(metrics), "  "))
     lines += [f"  {line}" for line in [*held_out(metrics, record.best), *problems(record)]]
     lines += ["", *places(run_dir, record)]

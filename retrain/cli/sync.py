@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from retrain.cli import extras
+from retrain.cli import extras, output
 from retrain.cli.flags import one_run
 from retrain.references import find_either, is_campaign
 
@@ -24,7 +23,4 @@ def main(arguments: Sequence[str]) -> int:
     from retrain.tracking.campaigns import sync_campaign
     from retrain.tracking.follower import sync
 
-    def report(text: str) -> None:
-        print(text, file=sys.stderr)
-
-    return 0 if (sync_campaign if is_campaign(directory) else sync)(directory, report) else 1
+    return 0 if (sync_campaign if is_campaign(directory) else sync)(directory, output.say) else 1

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retrain.cli import output
 from retrain.cli.progress import Watch, shown
 from retrain.errors import ConfigError, RetrainError
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
     composed = compose(Path(arguments[0]), arguments[1:])
     if line := replaced(composed):
-        print(line, file=sys.stderr)
+        output.say(line)
     from retrain import run
 
     return watched(lambda emit: run.run(composed, emit=emit))
@@ -54,6 +55,8 @@ def watched(start: Callable[[Emit], RunResult]) -> int:
             watch.close()
             tell(watch.dir)
             raise
+        finally:
+            output.detail(f"time: {watch.spent}")
     tell(watch.dir)
     return 0
 
@@ -66,11 +69,11 @@ def tell(run_dir: Path | None) -> None:
     from retrain.cli import summary
 
     everything_sent = tracking.wait_for_follower(run_dir, TRACKER_SECONDS)
-    with contextlib.suppress(BrokenPipeError):  # who reads stdout gets its line even when nobody reads stderr any more
-        print(summary.summarise(run_dir), file=sys.stderr)
-        if not everything_sent:
-            print(f"the tracker still misses something; retrain sync {shown(run_dir)} sends it", file=sys.stderr)
-    print(shown(run_dir), flush=True)
+    output.say(summary.summarise(run_dir))
+    if not everything_sent:
+        output.say(f"the tracker still misses something; retrain sync {shown(run_dir)} sends it")
+    with contextlib.suppress(BrokenPipeError):  # how the run ended matters more than a reader that is gone
+        print(shown(run_dir), flush=True)
 
 
 def replaced(composed: Composed) -> str:

@@ -8,7 +8,7 @@ import sys
 import webbrowser
 from typing import TYPE_CHECKING
 
-from retrain.cli import extras
+from retrain.cli import extras, output
 from retrain.cli.flags import parse
 from retrain.errors import ConfigError
 from retrain.references import find_either
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     remote = uri.startswith(("http://", "https://"))
     if not remote:
         extras.require("tracking", "showing the tracker's pages")
-        print("starting a server: some seconds", file=sys.stderr)
+        output.say("starting a server: some seconds")
     signal.signal(signal.SIGTERM, interrupt)
     experiment = flags.get("--experiment", config.logging.experiment)
     try:
@@ -49,8 +49,8 @@ def main(arguments: Sequence[str]) -> int:
             print(address, flush=True)
             opened = has_screen() and webbrowser.open(address)
             if not remote:
-                print(ASSISTANT, file=sys.stderr)
-                print(f"{'opened in the browser; ' if opened else ''}Ctrl-C ends the server", file=sys.stderr)
+                output.say(ASSISTANT)
+                output.say(f"{'opened in the browser; ' if opened else ''}Ctrl-C ends the server")
                 signal.pause()
     except KeyboardInterrupt:
         return 0

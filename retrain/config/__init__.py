@@ -4,11 +4,10 @@
 `check` holds every rule between keys. Hydra is imported only when all files and arguments are sound.
 """
 
-from retrain.config.check import check
 from retrain.config.compose import Composed, compose
 from retrain.config.keys import Key
 from retrain.config.origins import Origin
 from retrain.config.schema import KEYS, SECTIONS, RunConfig
 from retrain.config.secrets import mask
 
-__all__ = ["KEYS", "SECTIONS", "Composed", "Key", "Origin", "RunConfig", "check", "compose", "mask"]
+__all__ = ["KEYS", "SECTIONS", "Composed", "Key", "Origin", "RunConfig", "compose", "mask"]

@@ -163,10 +163,17 @@ def find(name: str, cwd: Path = Path()) -> Path | None:
     return folder if folder.is_dir() else cached(name, "", FILE)
 
 
+def hub_place(variable: str, name: str) -> Path:
+    """Return where huggingface_hub keeps something: what its own variable says, else `name` below HF_HOME."""
+    if given := os.environ.get(variable):
+        return Path(given).expanduser()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HOME") or home).expanduser() / name
+
+
 def cached(name: str, revision: str, file: str) -> Path | None:
     """Return the folder in which the hub's local cache holds a repository's file, if it does."""
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser() / f"models--{name.replace('/', '--')}"
+    cache = hub_place("HF_HUB_CACHE", "hub") / f"models--{name.replace('/', '--')}"
     reference = cache / "refs" / (revision or "main")
     commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
     found = cache / "snapshots" / commit if commit else None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from retrain.config import grammar, values
 from retrain.config.layers import CHOICES, Choice
-from retrain.config.names import FLAGS, SHORTEST_FLAG, likely_flags, likely_keys, question, unknown_group
+from retrain.config.names import FLAGS, OTHER_FLAGS, SHORTEST_FLAG, likely_flags, likely_keys, question, unknown_group
 from retrain.config.origins import Layer, Origin, merge_tables
 from retrain.config.schema import KEYS, SECTIONS
 from retrain.config.secrets import HIDDEN, mask_urls, names_secret
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from retrain.config.keys import Key
 
 EXAMPLES = {"resume.path": "auto", "model.adapter": "RUN/adapter"}  # where the default says nothing
+
+NO_TEXT = "not UTF-8, and neither TOML nor JSON, which a run writes, can hold it"
+IN_UTF8 = "write it in UTF-8; where the locale is another one: LC_ALL=C.UTF-8 retrain …"
 
 _OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<name>[^=]*?)(?:=(?P<text>.*))?", re.DOTALL)
 
@@ -158,7 +161,10 @@ class Arguments:
 def read(arguments: Sequence[str], cwd: Path) -> Arguments:
     """Read the command line."""
     found = Arguments(cwd)
-    rest = list(arguments)
+    for argument in arguments:
+        if not is_text(argument):
+            found.refuse(argument.partition("=")[0], f"it is {NO_TEXT}", IN_UTF8)
+    rest = [] if found.problems else list(arguments)
     while rest:
         argument = rest.pop(0)
         if argument.startswith("-") and not argument.startswith("-="):
@@ -168,11 +174,16 @@ def read(arguments: Sequence[str], cwd: Path) -> Arguments:
     return found
 
 
+def is_text(typed: str) -> bool:
+    """Tell whether something typed was UTF-8; Python keeps other bytes as halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in typed)
+
+
 def _flag(found: Arguments, argument: str, rest: list[str]) -> None:
     """Read a flag, and its value from `rest` where it has one there."""
     name, equals, text = argument.partition("=")
     dotted = FLAGS.get(name)
-    if dotted is None and name not in {"--backend-opt", "--config-dir"}:
+    if dotted is None and name not in OTHER_FLAGS:
         _unknown_flag(found, name, text, argument)
         if not equals and rest and not rest[0].startswith("-") and "=" not in rest[0]:
             rest.pop(0)  # most likely its value
@@ -184,8 +195,7 @@ def _flag(found: Arguments, argument: str, rest: list[str]) -> None:
             text = rest.pop(0) if rest and rest[0].lower() in {"true", "false"} else "true"
         elif not rest or rest[0].startswith("--"):
             default = values.show(KEYS[dotted].default) if dotted else ""
-            flags = {"--config-dir": "DIR", "--backend-opt": "NAME=VALUE"}
-            example = EXAMPLES.get(dotted or "") or default or flags[name]
+            example = EXAMPLES.get(dotted or "") or default or OTHER_FLAGS[name].partition(":")[0]
             found.refuse(
                 name,
                 "a value is missing",
@@ -290,7 +300,8 @@ def _no_assignment(found: Arguments, argument: str) -> None:
     near = nearest(argument, known)
     candidates = [argument if argument in known else near] if near else likely_keys(argument)
     shown = [f"{name}=VALUE" for name in candidates]
-    found.refuse(argument, f"sets nothing{question(shown)}", "write key=value, group=file or --flag value")
+    typed = argument if argument.strip() else f'"{argument}"'
+    found.refuse(typed, f"sets nothing{question(shown)}", "write key=value, group=file or --flag value")
 
 
 def _choice(found: Arguments, group: str, name: str, argument: str) -> None:

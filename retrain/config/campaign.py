@@ -43,6 +43,8 @@ ABLATION = (
     ("maxrl", "gtpo_sepa"),
 )
 """The conditions of a campaign that names none: baseline and transform of each."""
+NAMING: tuple[str, ...] = ("algorithm.advantage_mode", "algorithm.transform_mode")
+"""The keys whose values a condition without a name is called by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,10 @@ class Condition:
     def resolved(self, reader: Reader, library: Library) -> Condition:
         """Return it with the layers of the group files that it picks."""
         return replace(self, layers=[*reader.choice_layers(self.choices, library), self.layer])
+
+    def called(self, advantage_mode: str, transform_mode: str) -> str:
+        """Return its name, or what it is called by its values of `NAMING`."""
+        return self.label or re.sub(r"[^\w.+=,-]+", "_", f"{advantage_mode}+{transform_mode}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +209,7 @@ def _between_keys(table: CampaignTable, given: set[str]) -> Iterator[Problem]:
 
 def _ablation(origin: Origin) -> Iterator[Condition]:
     for baseline, transform in ABLATION:
-        settings = {"algorithm.advantage_mode": baseline, "algorithm.transform_mode": transform}
+        settings = dict(zip(NAMING, (baseline, transform), strict=True))
         yield Condition(
             label="",
             origin=origin,

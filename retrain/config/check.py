@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from retrain import registry
 from retrain.config import adapter, check_eval, check_transforms, values
 from retrain.config.keys import keys_of
-from retrain.config.rules import problem, source_has_keys, unused
+from retrain.config.rules import problem, source_has_keys, unused, value_of
 from retrain.config.schema import KEYS
 from retrain.errors import Problem, nearest
 
@@ -91,8 +91,10 @@ def full_training_is_meant(composed: Composed) -> Iterator[Problem]:
     if composed.origins["training.lr"].kind == "default":
         message = "trains every weight, for which the default learning rate is too high"
         yield problem(composed, "model.lora_rank", message, "set training.lr too, such as lr = 1e-6")
-    if config.backend.backend != "local":
-        yield problem(composed, "model.lora_rank", "needs the local backend", 'set lora_rank, or backend = "local"')
+    backend = registry.declared("backend", config.backend.backend)
+    if backend is not None and "full" not in backend.trains:
+        message = f'trains every weight, and backend = "{config.backend.backend}" trains adapters only'
+        yield problem(composed, "model.lora_rank", message, 'set lora_rank, or backend = "local"')
     if config.inference.weights == "shadow":
         message = "is a copy with the adapter merged in, and lora_rank = 0 trains no adapter"
         yield problem(composed, "inference.weights", message, 'try weights = "shared"')
@@ -181,6 +183,16 @@ def stop_texts_can_stop(composed: Composed) -> Iterator[Problem]:
 
 
 # --- backend ------------------------------------------------------------------------------------------------------
+
+
+def chosen_honour_the_keys(composed: Composed) -> Iterator[Problem]:
+    """No key is set that the chosen backend or engine would not read."""
+    for kind, dotted in (("backend", "backend.backend"), ("engine", "inference.engine")):
+        name = value_of(composed, dotted)
+        offered = registry.declared(kind, name)
+        for ignored in offered.ignores if offered is not None else ():
+            leaf = ignored.rpartition(".")[2]
+            yield from unused(composed, ignored, f'the {kind} "{name}" does not use it', f"leave {leaf} out")
 
 
 def device_is_one(composed: Composed) -> Iterator[Problem]:
@@ -274,6 +286,7 @@ RULES: tuple[Rule, ...] = (
     clipping_fits_the_loss,
     warmup_ends,
     stop_texts_can_stop,
+    chosen_honour_the_keys,
     device_is_one,
     backend_takes_its_options,
     source_has_what_it_needs,

@@ -172,7 +172,7 @@ def sepa_acts_within_the_run(composed: Composed) -> Iterator[Problem]:
 def signal_can_be_had(composed: Composed) -> Iterator[Problem]:
     """The engine knows what the uncertainty is made of."""
     kind, engine = composed.config.algorithm.uncertainty_kind, composed.config.inference.engine
-    signal, source = registry.names("signal").get(kind), registry.names("engine").get(engine)
+    signal, source = registry.names("signal").get(kind), registry.declared("engine", engine)
     if signal is None or source is None or not asks_for(_pipeline(composed), "uncertainty"):
         return
     missing = signal.requires - source.gives

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import retrain
 from retrain.config import arguments as command_line
 from retrain.config import campaign, toml
-from retrain.config.check import check
 from retrain.config.interpolation import escape, has_interpolation, rerunnable
 from retrain.config.layers import Library, Reader, package_conf
 from retrain.config.merge import merge, no_garbage_collection
@@ -121,7 +120,10 @@ def compose_campaign(
     cwd = Path.cwd() if cwd is None else cwd.resolve()
     plan = _read(path, arguments, cwd)
     assert plan.campaign is not None, "the caller has looked for [campaign]"
-    table = replace(plan.campaign, values=replace(plan.campaign.values, **(changes or {})))
+    changed = changes or {}
+    typed = {name: Origin(kind="command line", text=f"campaign.{name}={value}") for name, value in changed.items()}
+    origins = {**plan.campaign.origins, **typed}
+    table = replace(plan.campaign, values=replace(plan.campaign.values, **changed), origins=origins)
     plan = replace(plan, campaign=table)
     given = plan.above[-1].values.get("training.seed")
     problems: list[Problem] = []
@@ -143,7 +145,7 @@ def compose_campaign(
             cells.append(CellConfig(condition=condition, seed=seed, composed=composed))
     if problems:
         raise ConfigError(problems)
-    return _composed(plan, path, cwd), cells
+    return _merged(plan, path, cwd), cells  # which no run has, so that rules between keys need not hold in it
 
 
 def _interpolates(composed: Composed) -> bool:
@@ -158,6 +160,16 @@ def _with_seed(composed: Composed, seed: int) -> Composed:
 
 
 def _composed(plan: _Plan, path: Path | None, cwd: Path) -> Composed:
+    from retrain.config.check import check  # most that imports this package composes nothing
+
+    composed = _merged(plan, path, cwd)
+    problems = check(composed)
+    if problems:
+        raise ConfigError(problems)
+    return composed
+
+
+def _merged(plan: _Plan, path: Path | None, cwd: Path) -> Composed:
     with no_garbage_collection():
         origins, shadowed = trace([*plan.files, *plan.above])
         config, written = merge(plan.files, plan.above, plan.overrides, plan.library, origins, plan.places)
@@ -172,11 +184,7 @@ def _composed(plan: _Plan, path: Path | None, cwd: Path) -> Composed:
         written=written,
         campaign=plan.campaign,
     )
-    composed = _locate_data(composed)
-    problems = check(composed)
-    if problems:
-        raise ConfigError(problems)
-    return composed
+    return _locate_data(composed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,13 +206,13 @@ def _read(path: Path | None, arguments: Sequence[str], cwd: Path) -> _Plan:
     Raises:
         ConfigError: everything that is wrong with them.
     """
+    if path and not command_line.is_text(str(cwd / path)):
+        raise ConfigError(f"the path {cwd / path} is {command_line.NO_TEXT}", command_line.IN_UTF8)
     given = command_line.read(arguments, cwd)
     places = list(dict.fromkeys([*_beside(cwd / path), cwd])) if path else [cwd]
     reader = Reader(cwd, places)
     files = reader.chain(cwd / path) if path else []
-    beside = [file.path.parent / "conf" for file in reversed(files)] if path else [cwd / "conf"]
-    folders = [f.resolve() for f in [*reversed(given.config_dirs), *beside, package_conf()] if f.is_dir()]
-    library = Library(list(dict.fromkeys(folders)), cwd)
+    library = _library(files, given.config_dirs, cwd)
     table = campaign.read(files, reader, cwd)
     if table is not None:
         table = replace(table, conditions=[condition.resolved(reader, library) for condition in table.conditions])
@@ -222,6 +230,34 @@ def _read(path: Path | None, arguments: Sequence[str], cwd: Path) -> _Plan:
     if problems:
         raise ConfigError(problems)
     return plan
+
+
+def _library(files: Sequence[toml.TomlFile], config_dirs: Sequence[Path], cwd: Path) -> Library:
+    """Return the group files in reach of a chain of TOMLs: of the last ``--config-dir`` first, the package's last."""
+    beside = [file.path.parent / "conf" for file in reversed(files)] or [cwd / "conf"]
+    folders = [f.resolve() for f in [*reversed(config_dirs), *beside, package_conf()] if f.is_dir()]
+    return Library(list(dict.fromkeys(folders)), cwd)
+
+
+def library_of(path: Path | None, config_dirs: Sequence[Path], cwd: Path) -> Library:
+    """Return the group files that a command line may pick. What is wrong with the TOML is left for `compose` to say."""
+    return _library(Reader(cwd, ()).chain(cwd / path) if path else [], config_dirs, cwd)
+
+
+def condition_labels(path: Path, cwd: Path) -> list[str]:
+    """Return what the conditions of a campaign are called, without composing them; no campaign has none.
+
+    Raises:
+        ConfigError: the TOML cannot be read, or is wrong.
+    """
+    plan = _read(path, (), cwd)
+    found = []
+    for condition in plan.campaign.conditions if plan.campaign else ():
+        given: dict[str, Any] = {dotted: KEYS[dotted].default for dotted in campaign.NAMING}
+        for layer in (*plan.files, *condition.layers):
+            given |= layer.values
+        found.append(condition.called(*(given[dotted] for dotted in campaign.NAMING)))
+    return found
 
 
 def _name(path: Path) -> str:

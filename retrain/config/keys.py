@@ -16,6 +16,7 @@ def key(
     secret: bool = False,
     owner: str = "",
     identity: bool = False,
+    takes: str = "",
 ) -> Any:
     """Declare a config key.
 
@@ -25,6 +26,7 @@ def key(
     secret:    a literal value is refused and never echoed; write ``${oc.env:NAME}``
     owner:     for free-form tables: the dotted key whose change drops the table; for lists: whose being set does
     identity:  part of what its section's group files choose: each of them sets it
+    takes:     what a text names, for completion: file, folder, auto|run (kinds as in `retrain.cli.commands`)
     """
     metadata = {
         "help": help,
@@ -36,6 +38,7 @@ def key(
         "secret": secret,
         "owner": owner,
         "identity": identity,
+        "takes": takes,
     }
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -61,6 +64,7 @@ class Key:
     secret: bool
     owner: str
     identity: bool
+    takes: str
 
     @property
     def dotted(self) -> str:

@@ -78,8 +78,16 @@ def _documents(files: Sequence[Layer], above: Sequence[Layer]) -> dict[str, Any]
     documents: dict[str, Any] = {"schema": RunConfig}
     documents |= {f"layer_{index}": layer.document() for index, layer in enumerate(files)}
     owned = {dotted: owned_below([*files, *above], dotted) for dotted, key in KEYS.items() if key.owner}
-    defaults = [*documents, *({group: None} for group in CHOICES), "_self_"]
+    defaults = [*documents, *({group: None} for group in CHOICES), "_self_", *_without_files_of_hydra()]
     return {**documents, "retrain": {"defaults": defaults, **Layer(values=owned).document(owned=True)}}
+
+
+def _without_files_of_hydra() -> Iterator[dict[str, None]]:
+    """Yield what leaves out Hydra's launcher, logging and help: files that it would read with every composition."""
+    from hydra.conf import HydraConf
+
+    for entry in HydraConf().defaults:
+        yield from ({f"override hydra/{group}": None} for group, choice in entry.items() if choice is not None)
 
 
 def _hydra_compose(documents: Mapping[str, Any], library: Library, overrides: Sequence[str]) -> DictConfig:

@@ -26,6 +26,12 @@ SHORT_FLAGS = {
     "--resume": "resume.path",
 }
 
+OTHER_FLAGS = {
+    "--config-dir": "DIR: one more folder of group files",
+    "--backend-opt": "NAME=VALUE: an option of the backend itself",
+}
+"""Flags of a config that set no one key: what follows, and what for. They may be repeated."""
+
 OTHER_NAMES = {  # what other programs call it; suggestions only
     "alpha": "lora.alpha",
     "base_model": "model.model",

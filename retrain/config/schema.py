@@ -23,7 +23,7 @@ class Model:
     model: str = key("Qwen/Qwen3-4B-Instruct-2507", "hub id, local folder, or builtin:tiny", identity=True)
     revision: str = key("", "branch, tag or commit on the hub; empty: the default branch")
     local_files_only: bool = key(False, "never ask the hub: use what is in the local cache")
-    adapter: str = key("", "start from this PEFT adapter, a folder or a hub id; empty: a new one")
+    adapter: str = key("", "start from this PEFT adapter, a folder or a hub id; empty: a new one", takes="folder")
     lora_rank: int = key(32, "rank of the LoRA adapter; 0: train every weight, then give training.lr", low=0)
     dtype: str = key(
         "auto",
@@ -190,7 +190,7 @@ class Eval:
 
     every: int = key(50, "steps between evaluations, also at the start and the end; 0: off", low=0)
     source: str = key("", "data source; empty: a part of the training source, never trained on", registry="data")
-    path: str = key("", "jsonl: the file")
+    path: str = key("", "jsonl: the file", takes="file")
     name: str = key("", "as data.name, for eval.source")
     split: str = key("", "which part of eval.source; empty: its test split")
     examples: int = key(256, "at most so many problems; 0: all of the held-out part", low=0)
@@ -215,10 +215,10 @@ class Optimizer:
 class Backend:
     """Who computes gradients, and where."""
 
-    backend: str = key("local", "who owns the training loop", registry="backend", identity=True)
+    backend: str = key("local", "who computes gradients, and owns the loop", registry="backend", identity=True)
     devices: str = key("auto", "auto: the first GPU if there is one; or cpu, gpu:0, cuda:0")
     adapter_path: str = key(
-        "", "also write the final adapter here, in one move after success; empty: only into the run"
+        "", "also write the final adapter here, in one move after success; empty: only into the run", takes="folder"
     )
     options: dict[str, Any] = key({}, "options of the backend itself", owner="backend.backend")
 
@@ -240,7 +240,7 @@ class Data:
     """Where problems come from, and how they are put to the model."""
 
     source: str = key("math", "name of a source", registry="data", identity=True)
-    path: str = key("", "jsonl: the file")
+    path: str = key("", "jsonl: the file", takes="file")
     name: str = key("", "hf: the data set's hub id; math: subjects; arithmetic: a recipe such as +-:1-3", identity=True)
     split: str = key("train", "which part of the data set")
     prompt_key: str = key("", "column that holds the problem; empty: the source's own")
@@ -267,7 +267,7 @@ class Reward:
 class Logging:
     """What is written, and where it is tracked."""
 
-    log_dir: str = key("", "the run directory; empty: outputs/<toml name>/<time>")
+    log_dir: str = key("", "the run directory; empty: outputs/<toml name>/<time>", takes="folder")
     run_name: str = key("", "name in the tracker; empty: made from the run directory")
     experiment: str = key("retrain", "the tracker's experiment")
     tracking_uri: str = key("", "MLflow store; empty: MLFLOW_TRACKING_URI, else sqlite under outputs/; none: off")
@@ -286,7 +286,9 @@ class Logging:
 class Resume:
     """Where to go on (docs/resume.md)."""
 
-    path: str = key("", "a run to go on with; auto: the newest unfinished one of this TOML, else a fresh start")
+    path: str = key(
+        "", "a run to go on with; auto: the newest unfinished one of this TOML, else a fresh start", takes="auto|run"
+    )
 
 
 @dataclass
@@ -328,10 +330,13 @@ class Campaign:
         {}, 'what optuna searches: "training.lr" = "tag(log, interval(1e-5, 1e-3))"', owner="campaign.sweeper"
     )
     baseline: str = key("", "the condition that the others are compared with; empty: the first")
-    metric: str = key("eval/score", "what they are compared by, at the last step")
+    metric: str = key("eval/score", "what they are compared by, at the last step", takes="metric")
     min_effect: float = key(0.0, "the difference that matters, in units of the metric; 0: none was named", low=0.0)
     budget_hours: float = key(0.0, "stop cleanly after so many hours; 0: no limit", low=0.0)
     budget_tokens: int = key(0, "stop cleanly after so many generated tokens; 0: no limit", low=0)
+    budget_money: float = key(
+        0.0, "stop cleanly after runs have cost so much, in the backend's currency; 0: no limit", low=0.0
+    )
     timeout: float = key(0.0, "seconds for one run, then it is ended; 0: no limit", low=0.0)
     max_retries: int = key(1, "how often a run that crashed goes on from its last checkpoint", low=0)
 

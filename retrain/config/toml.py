@@ -86,6 +86,8 @@ def read(path: Path, shown: str, asked: Problem | None = None) -> TomlFile:
 
 def _missing(path: Path, shown: str, asked: Problem | None) -> Problem:
     siblings = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+    if asked and Path(asked.file).name in siblings:  # a file does not extend itself
+        siblings.remove(Path(asked.file).name)
     near = nearest(path.name, siblings)
     hint = f"did you mean {Path(shown).parent / near}?" if near else ""
     if not near and siblings:

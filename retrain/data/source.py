@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from retrain.types import Task
 
+NOT_OF_THE_HUB = ("arithmetic", "jsonl")
+"""Built-in sources that download nothing."""
+
 BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
 """The default of `data.instruction`: the built-in rewards read the last box."""
 

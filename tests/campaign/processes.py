@@ -1,4 +1,4 @@
-"""Orders for toy runs, and a look at which processes are left of them."""
+"""Orders for runs of the toy backend, and a look at which processes are left of them."""
 
 import os
 import sys
@@ -8,19 +8,34 @@ from pathlib import Path
 
 from retrain.campaign.supervisor import Order
 
-TOY = Path(__file__).with_name("toy_run.py")
-ROOT = Path(__file__).parents[2]  # the code under test
+HERE = Path(__file__).parent  # the place of the plugin
+ROOT = HERE.parents[1]  # the code under test
+STEPS = 5
+CONFIG = """
+[backend]
+backend = "toy_backend:Toy"
+options = {{ fault = "{fault}", seconds = {seconds} }}
+[training]
+max_steps = {steps}
+save_every = 1
+[health]
+stall_timeout = {stall}
+[logging]
+tracking_uri = "none"
+"""
 
 
-def order(directory, *, mark="", fault="", seconds=0.0, command=(), **changes):
-    """An order for a toy run that has a fault; every process of it carries `mark` in its environment."""
+def order(directory, *, mark="", fault="", seconds=0.0, stall_timeout=0.0, **changes):
+    """An order for a run of the toy backend; every process of it carries `mark` in its environment."""
     directory.mkdir(parents=True, exist_ok=True)
-    environment = {"TOY_MARK": mark, "TOY_FAULT": fault, "TOY_SECONDS": str(seconds), "PYTHONPATH": str(ROOT)}
-    plain = {"places": (), "cwd": str(directory.parent), "timeout": 0.0, "stall_timeout": 0.0, "max_retries": 0}
+    config = CONFIG.format(fault=fault, seconds=float(seconds), steps=STEPS, stall=stall_timeout or 60.0)
+    (directory / "config.toml").write_text(config)
+    environment = {"TOY_MARK": mark, "PYTHONPATH": str(ROOT)}
+    plain = {"places": (str(HERE),), "cwd": str(directory.parent), "timeout": 0.0, "max_retries": 0}
     return Order(
         directory=str(directory),
+        stall_timeout=stall_timeout,
         environment=environment | changes.pop("environment", {}),
-        command=command or (sys.executable, str(TOY)),
         **(plain | changes),
     )
 

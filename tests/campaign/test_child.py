@@ -9,9 +9,10 @@ BACKEND = """
 import os, signal
 from retrain import checkpoint
 from retrain.events import StepDone
-from retrain.types import RunResult
+from retrain.types import Capabilities, RunResult
 
 class Toy:
+    capabilities = Capabilities(parts=frozenset({"data"}))
     num_trainable, max_positions = 1, None
 
     @classmethod
@@ -71,6 +72,7 @@ def test_a_run_is_begun_and_gone_on_with_in_exactly_its_directory_without_a_foll
     assert (found.state, found.exit_reason, found.attempts, found.code) == ("done", "", 2, 0), said
     record = RunRecord.read(run)
     assert (record.state, record.name, record.source) == ("done", "toy_s42", order.source)
+    assert record.dataset["name"] == "arithmetic", "the data that the backend asked for"
     assert [line["step"] for line in read_metrics(run)] == [1, 2, 3]
     assert "attempt 1 failed: killed by SIGKILL" in said
     assert said.count("loaded by a plugin\nsteps 1 to 3\nstep 1/3: reward/mean 0.1\n") == 2

@@ -205,6 +205,7 @@ def test_each_slot_has_a_gpu_of_its_own(monkeypatch, tmp_path):
     seen = [_on_gpu_of(slot, 3, plain).environment["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
     assert seen == ["GPU-a", "GPU-b", "GPU-a"]
     assert _on_gpu_of(0, 3, chosen).environment["CUDA_VISIBLE_DEVICES"] == "7"
+    assert "CUDA_VISIBLE_DEVICES" not in _on_gpu_of(0, 3, order(tmp_path / "y", devices="gpu:1")).environment
     assert "CUDA_VISIBLE_DEVICES" not in _on_gpu_of(0, 1, plain).environment
 
 

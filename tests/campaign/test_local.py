@@ -56,6 +56,20 @@ def test_runs_share_the_gpus_and_an_order_that_names_its_own_keeps_it(tmp_path, 
             assert GPUS not in alone.environment
 
 
+def test_a_gpu_that_a_config_names_wins_and_counts_as_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv(GPUS, "3,5,7")
+    shares, plain = Shares(3), order(tmp_path / "a")
+    for devices in ("gpu:0", "cuda:0", "0"):
+        with shares.lend(order(tmp_path / "b", devices=devices)) as own, shares.lend(plain) as other:
+            assert GPUS not in own.environment, "it sees all of them, and takes the one it names"
+            assert other.environment[GPUS] == "5"
+    with shares.lend(order(tmp_path / "c", devices="cpu")) as own, shares.lend(plain) as other:
+        assert GPUS not in own.environment
+        assert other.environment[GPUS] == "3"
+    with shares.lend(order(tmp_path / "d", devices="gpu:9")) as own:
+        assert GPUS not in own.environment, "it says itself that there is no such one"
+
+
 def test_gpus_are_named_as_the_driver_names_them(tmp_path, monkeypatch):
     monkeypatch.delenv(GPUS, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))

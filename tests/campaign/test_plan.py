@@ -171,11 +171,54 @@ lr = "x"
             "are the same run",
         ),
         ("[campaign]\n[[campaign.conditions]]\nname = 'a'\nloss_type = 'cispo'\n", "clip_eps_high"),
+        ("[campaign]\nmetric = 'eval/scor'\n", 'did you mean "eval/score"?'),
+        ("[eval]\nevery = 0\n[campaign]\n", "will not be measured: eval.every = 0 turns evaluation off"),
+        ("[campaign]\nmetric = 'eval/pass_at_4'\n", 'did you mean "eval/pass_at_1"?'),
+        ("[campaign]\nmetric = 'policy/kl'\n", "algorithm.kl_coef is 0"),
+        ("[campaign]\nmetric = 'test/score'\n", "set eval.final_test = true"),
+        ("[campaign]\nmetric = 'reward/format'\n", "is no metric of these runs"),
+        (
+            "[campaign]\nmetric = 'sepa/lambda'\n",
+            "sepa is not one of the transforms (in grpo+none, maxrl+gtpo, maxrl+gtpo_hicra, maxrl+none)",
+        ),
     ],
 )
 def test_bad_campaigns_are_refused_before_anything_is_written(planned, tmp_path, text, said):
     assert any(said in f"{problem.message} {problem.hint}" for problem in problems(planned, text))
     assert [path.name for path in tmp_path.iterdir()] == ["abl.toml"]
+
+
+def test_a_wrong_metric_is_named_where_it_was_given(planned):
+    [written] = problems(planned, "[campaign]\nmetric = 'eval/scor'\n")
+    assert (written.file, written.line, written.key) == ("abl.toml", 10, "campaign.metric")
+    [typed] = problems(planned, "[campaign]\n", "campaign.metric=eval/scor")
+    assert typed.file == "command line: campaign.metric=eval/scor"
+
+
+@pytest.mark.parametrize(
+    ("text", "metric"),
+    [
+        ("", "eval/score_se"),
+        ("[eval]\nsamples = 4\n", "eval/pass_at_4"),
+        ("[algorithm]\nkl_coef = 0.1\n", "policy/kl"),
+        ("[eval]\nfinal_test = true\n", "test/score"),
+        ("[eval]\nreward = 'math'\n", "eval/reward"),
+        ("[reward]\ntype = 'mine:score'\n", "reward/format"),  # a part of a reward of one's own: nobody knows before
+    ],
+)
+def test_a_metric_that_runs_will_have_is_taken(planned, tmp_path, text, metric):
+    (tmp_path / "mine.py").write_text("def score(response, reference):\n    return {'reward': 1.0, 'format': 1.0}\n")
+    made = planned(f"{text}[campaign]\nmetric = '{metric}'\n")
+    assert made.campaign.metric == metric
+
+
+def test_a_batch_that_the_last_step_does_not_generate_cannot_decide(planned):
+    """Of nine steps, two on each batch, the ninth generates; of eight, the eighth does not."""
+    base = BASE + "[algorithm]\nnum_iterations = 2\n"
+    assert planned("[campaign]\nmetric = 'reward/mean'\n", base=base).cells
+    [found] = problems(planned, "[campaign]\nmetric = 'reward/mean'\nmax_steps = 8\n", base=base)
+    assert "the last step generates nothing, with algorithm.num_iterations = 2" in found.message
+    assert found.hint == "such as training.max_steps = 7"
 
 
 def test_the_campaign_of_a_parent_is_inherited(planned, tmp_path):

@@ -145,7 +145,7 @@ def test_everything_that_is_wrong_is_named_at_once_with_its_line():
         (["training.lr=interval(1e-5,1e-3)", "hydra.sweeper.sampler.seed=-1"], "sampler.seed = -1"),
         (["training.lr=interval(1e-5,1e-3)", "hydra.sweeper.params.x=1"], "an override of its own"),
         (["training.lr=interval(1e-5,1e-3)", "hydra.sweeper.storage=postgresql://a:b@c/d"], "holds a password"),
-        (["training.lr=interval(1e-5,1e-3)", "eval.every=0"], "eval.every = 0 measures none"),
+        (["training.lr=interval(1e-5,1e-3)", "eval.every=0"], "eval.every = 0 turns evaluation off"),
         (["training.lr=interval(1e-5,1e-3)", "campaign.baseline=grpo"], "a search has no baseline"),
         (["training.lr=interval(1e-5,1e-3)", "campaign.seeds=[1,1]"], "names one twice"),
         (["training.lr=interval(1e-5,1e-3)", "condition=hot"], "a search makes its own"),
@@ -154,6 +154,14 @@ def test_everything_that_is_wrong_is_named_at_once_with_its_line():
 )
 def test_what_no_search_can_be_made_of_is_refused(arguments, said):
     assert said in refused(*SWEEP, *arguments)
+
+
+def test_a_metric_that_trials_will_not_have_is_refused_unless_what_is_searched_brings_it():
+    by = "campaign.metric=gtpo/clamped_share"
+    assert "gtpo is not one of the transforms" in refused(*SWEEP, by, "training.lr=1e-5,2e-5")
+    said = refused(*SWEEP, by, "training.lr=1e-5,2e-5", "algorithm=grpo,maxrl_gtpo")
+    assert "(in algorithm=grpo)" in said
+    assert planned(*SWEEP, by, "training.lr=1e-5,2e-5", "algorithm=maxrl_gtpo,maxrl_gtpo_sepa").search.n_trials == 4
 
 
 def test_a_campaign_has_conditions_or_a_space():

@@ -2,8 +2,8 @@
 
 import json
 import os
+import shutil
 import signal
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,17 +16,17 @@ from retrain.campaign.manifest import Manifest
 from retrain.cli.main import main
 from retrain.errors import ConfigError, Incomplete, Interrupted
 from retrain.store import read_metrics
-from tests.campaign.processes import TOY, marked, new_mark, python, until
+from tests.campaign.processes import HERE, marked, new_mark, until
 
 TOML = """
-[model]
-model = "builtin:tiny"
-[data]
-source = "arithmetic"
+[backend]
+backend = "toy_backend:Toy"
+options = { peak = 1e-3 }
 [eval]
 every = 5
 [training]
 max_steps = 5
+save_every = 1
 [logging]
 tracking_uri = "none"
 log_dir = "root"
@@ -42,23 +42,13 @@ algorithm = ["grpo", "maxrl"]
 
 @pytest.fixture
 def toys(tmp_path, monkeypatch):
-    """Let every run be a toy. Returns ({trial number: fault}, mark)."""
+    """Put the toy backend beside the TOML. Returns (heal, mark): heal() takes the cause of all faults away."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tracking, "start_follower", lambda directory: None)
-    faults, mark, order = {}, new_mark(), conduct._order
-
-    def toy(root, manifest, run):
-        fault = faults.get(run.label.partition(",")[0], "")
-        environment = {"TOY_FAULT": fault, "TOY_MARK": mark, "TOY_SCORE": "1"}
-        environment["TOY_SECONDS"] = os.environ.get("TOY_SECONDS", "0")
-        command = (
-            *python("import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"),
-            str(TOY),
-        )
-        return replace(order(root, manifest, run), environment=environment, command=command)
-
-    monkeypatch.setattr(conduct, "_order", toy)
-    return faults, mark
+    shutil.copy(HERE / "toy_backend.py", tmp_path)
+    mark = new_mark()
+    monkeypatch.setenv("TOY_MARK", mark)
+    return lambda: monkeypatch.setenv("TOY_HEALTHY", "1"), mark
 
 
 def nobody(directory, manifest):
@@ -71,9 +61,9 @@ def planned(text=TOML, **changes):
 
 
 def study(root="root"):
-    """(state, learning rate, value) of every trial in the storage."""
+    """(state, first value, score) of every trial in the storage."""
     found = optuna.load_study(study_name="s", storage=f"sqlite:///{root}/study.db")
-    return [(t.state.name, t.params["training.lr"], t.value) for t in found.trials]
+    return [(t.state.name, next(iter(t.params.values())), t.value) for t in found.trials]
 
 
 def rates(root="root"):
@@ -105,20 +95,21 @@ def test_a_trial_has_the_mean_over_the_campaigns_seeds(toys):
 
 
 def test_a_failed_run_is_a_failed_trial_which_only_a_retry_runs_again(toys):
-    faults, _ = toys
-    faults["t1"] = "raise"
-    with pytest.raises(Incomplete, match="1 of 5 runs are not done") as ended:
-        conduct.start(planned(), nobody)
+    heal, _ = toys
+    text = TOML[: TOML.index('"training.lr"')] + '"backend.options.fault" = ["none", "raise"]\n'
+    text = text.replace("n_trials = 5", "n_trials = 2")
+    with pytest.raises(Incomplete, match="1 of 2 runs are not done") as ended:
+        conduct.start(planned(text), nobody)
     assert ended.value.exit_code == 3
     assert "retrain resume root --retry-failed" in str(ended.value)
-    assert [(state, value is None) for state, _, value in study()].count(("FAIL", True)) == 1
-    with pytest.raises(ConfigError, match="of its 5 runs 1 failed"):
+    assert sorted((state, value is None) for state, _, value in study()) == [("COMPLETE", False), ("FAIL", True)]
+    with pytest.raises(ConfigError, match="1 of its 2 runs failed"):
         conduct.go_on(Path("root"), nobody)
-    faults.clear()
+    heal()
     conduct.go_on(Path("root"), nobody, retry_failed=True)
     assert Manifest.read(Path("root")).state == "done"
-    [failed], again = [t for t in study() if t[0] == "FAIL"], study()[5:]
-    assert [(state, rate) for state, rate, _ in again] == [("COMPLETE", failed[1])]
+    [failed], again = [trial for trial in study() if trial[0] == "FAIL"], study()[2:]
+    assert [(state, fault) for state, fault, _ in again] == [("COMPLETE", failed[1])]
 
 
 def test_a_search_that_was_stopped_goes_on_with_the_trials_that_it_would_have_made(toys, monkeypatch):

@@ -184,7 +184,7 @@ def outcome(run: Path) -> dict[str, Any]:
     from retrain.store import read_metrics
 
     lines = [{key: value for key, value in line.items() if not key.startswith("time")} for line in read_metrics(run)]
-    files = [*run.glob("adapter*/*.safetensors"), *run.glob("rollouts/*.parquet")]
+    files = [*run.glob("adapter*/*.safetensors"), *run.glob("rollouts/*.parquet"), *run.glob("evaluations/*.parquet")]
     return {"metrics": lines} | {str(file.relative_to(run)): sha256(file) for file in files}
 
 

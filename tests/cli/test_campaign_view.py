@@ -156,7 +156,7 @@ def test_the_end_says_what_came_of_it_where_it_is_and_what_to_type(folder, monke
     Path("outputs/abl/2/report.html").write_text("")
     monkeypatch.setattr(compare, "headline", lambda directory: f"hot is better than grpo in {directory}")
     text = ending(Path("outputs/abl/2"))
-    assert re.search(r"^abl: 3 of 4 done, 1 failed in 5:40$", text, re.MULTILINE)
+    assert re.search(r"^abl: 3 of 4 done, 1 failed, took 5:40$", text, re.MULTILINE)
     assert "  hot is better than grpo in outputs/abl/2\n" in text
     assert "  hot_s101: failed\n    CUDA out of memory\n" in text
     assert "  report       outputs/abl/2/report.html\n" in text

@@ -9,6 +9,7 @@ import pytest
 from retrain import compare
 from retrain.cli.main import main
 from tests.made_runs import many, write_campaign, write_run
+from tests.test_crossed import campaign, luck
 
 
 @pytest.fixture
@@ -44,6 +45,23 @@ def test_json_is_one_document_with_the_keys_that_the_help_lists(abl, capsys):
     for name in document["comparisons"][0].keys() - {"baseline"}:
         assert name in said
     assert document["comparisons"][1]["verdict"] == "better"
+
+
+def test_without_answers_to_single_problems_it_says_so_in_a_line(abl, capsys):
+    assert main(["compare", "abl"]) == 0
+    said = "these intervals are about other seeds, not about other problems: 15 of 15 runs kept no answers to single"
+    assert said in capsys.readouterr().out
+
+
+def test_with_answers_there_is_a_second_interval_for_each_condition(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    campaign(tmp_path / "abl", dict.fromkeys("abc", range(1, 6)), luck)
+    assert main(["compare", "abl"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("on other problems like these 40, with other seeds; above: with other seeds on these 40")
+    assert [line.split()[0] for line in lines[start + 1 : start + 4]] == ["condition", "b", "c"]
+    found = compare.judge(compare.load([tmp_path / "abl"])).comparisons[0]
+    assert lines[start + 2].split()[1:] == [f"{found.problems_low:+.4g}", "to", f"{found.problems_high:+.4g}"]
 
 
 def test_a_campaign_that_goes_on_is_looked_at_and_its_report_left_to_it(tmp_path, monkeypatch, capsys):
@@ -95,6 +113,14 @@ def test_failed_runs_are_named_with_their_reason(tmp_path, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["comparisons"][0]["reason"] == ""
 
 
+def test_runs_that_are_done_without_a_value_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    scores = many(2, 5)
+    write_campaign(tmp_path / "abl", {"a": scores["grpo+none"], "b": {**scores["maxrl+none"], 5: None}})
+    assert main(["compare", "abl"]) == 0
+    assert "lost: b_s5 is done, and has no eval/score at its last step" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -103,6 +129,7 @@ def test_failed_runs_are_named_with_their_reason(tmp_path, monkeypatch, capsys):
         (["abl", "--by", "algorithm.advantage_mod"], 'did you mean "algorithm.advantage_mode"?'),
         (["abl/runs/grpo+none_s1"], "there is one condition"),
         (["nothing"], "there is no run nothing"),
+        (["abl", "--metric", "eval/scor"], '--metric = "eval/scor" is not a metric of these runs; did you mean'),
         (["abl", "--metrics", "x"], "did you mean --metric?"),
         (["abl", "--html", "no/such/folder.html"], "cannot be written"),
     ],

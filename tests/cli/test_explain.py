@@ -12,6 +12,7 @@ from retrain.cli.explain import split_config
 from retrain.cli.main import main
 from retrain.config.schema import KEYS, Algorithm
 from retrain.errors import ConfigError
+from retrain.store import RunRecord
 
 
 @pytest.fixture(autouse=True)
@@ -212,3 +213,114 @@ def test_an_adapter_to_start_from_shows_its_own_shape(folder, capsys):
     found = document(folder, capsys, "--model-adapter", "start")["derived"]["adapter"]
     assert found == {"folder": "start", "rank": 4, "alpha": 8.0, "target_modules": "q_proj,v_proj"}
     assert document(folder, capsys)["derived"]["adapter"] is None
+
+
+# --- the sentence ---------------------------------------------------------------------------------------------------
+
+
+def test_the_disk_is_completions_checkpoints_and_adapters(folder, capsys):
+    """A checkpoint holds the adapter in float32 and two moments; one more while it is written, one more of the best."""
+    derived = document(folder, capsys, "--devices", "cpu", "--keep-checkpoints", "3")["derived"]
+    adapter = 4 * derived["model"]["trainable"]
+    assert derived["checkpoint_bytes_at_most"] == (3 + 1 + 1) * 3 * adapter
+    assert derived["adapter_bytes_at_most"] == 2 * adapter
+    total = derived["rollout_bytes_at_most"] + derived["checkpoint_bytes_at_most"] + derived["adapter_bytes_at_most"]
+    assert derived["disk_bytes_at_most"] == total
+    assert f"takes at most about {total / 1e6:.1f} MB of disk" in derived["sentence"]
+    without = document(folder, capsys, "--eval-every", "0", "--adapter-path", "a")["derived"]
+    assert without["checkpoint_bytes_at_most"] == (2 + 1) * 3 * adapter
+    assert without["adapter_bytes_at_most"] == 2 * adapter
+
+
+def test_of_a_model_that_is_not_here_only_the_completions_can_be_counted(folder, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(folder))
+    derived = document(folder, capsys, "--model", "someone/something")["derived"]
+    assert derived["disk_bytes_at_most"] is None
+    assert "Completions take at most about" in derived["sentence"]
+
+
+# --- which config is meant ------------------------------------------------------------------------------------------
+
+
+def a_run(folder, name="outputs/mini/2025-01-01", steps=33):
+    place = folder / name
+    place.mkdir(parents=True)
+    (place / "config.toml").write_text(MINI.replace("max_steps = 20", f"max_steps = {steps}"))
+    RunRecord(name="mini", state="done", seed=1, max_steps=steps, started=0.0).write(place)
+    return place
+
+
+def test_a_run_is_named_as_everywhere_and_means_its_config(folder, capsys):
+    a_run(folder)
+    for reference in ("mini", "latest", "outputs/mini/2025-01-01"):
+        assert main(["explain", reference]) == 0
+        assert "33 optimiser steps" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_neither_a_file_nor_a_run_is_said_to_be_neither(folder, capsys):
+    a_run(folder)
+    (folder / "abl.toml").write_text(MINI)
+    for given, expected in (("abl", '"abl.toml"'), ("abk.toml", "abl.toml"), ("mnii", 'did you mean "mini"?')):
+        assert main(["explain", given]) == 2
+        assert expected in capsys.readouterr().err
+
+
+# --- what differs ---------------------------------------------------------------------------------------------------
+
+
+def differing(folder, capsys, *arguments, other=MINI):
+    (folder / "other.toml").write_text(other)
+    found = document(folder, capsys, "--diff", "other.toml", *arguments)
+    assert (found["kind"], found["here"], found["there"]) == ("diff", "mini.toml", "other.toml")
+    return {entry.pop("key"): entry for entry in found["diff"]}
+
+
+def test_equal_configs_are_said_to_be_equal_however_they_are_written(folder, capsys):
+    assert differing(folder, capsys, other=f"{MINI}[optimizer]\nbeta1 = 0.9\n") == {}
+    (folder / "other.toml").write_text(MINI)
+    assert "are the same config" in explained(folder, capsys, "--diff", "other.toml")
+
+
+def test_each_differing_key_has_both_values_and_both_places(folder, capsys):
+    found = differing(folder, capsys, "--lr", "1e-5", other=MINI.replace("batch_size = 2", "batch_size = 4"))
+    assert set(found) == {"training.lr", "training.batch_size"}
+    rate = found["training.lr"]
+    assert (rate["here"], rate["there"]) == (1e-5, 4e-5)
+    assert rate["here_source"] == {"kind": "command line", "file": "", "line": 0, "text": "--lr 1e-5"}
+    assert (rate["there_source"]["file"], rate["there_source"]["line"]) == ("other.toml", 9)
+    text = explained(folder, capsys, "--diff", "other.toml", "--lr", "1e-5")
+    assert "differ in 2 keys" in text
+    assert "here   1e-05  (command line: --lr 1e-5)" in text
+    assert "there  4e-05  (other.toml:9)" in text
+
+
+def test_a_run_is_compared_by_the_config_that_it_has(folder, capsys):
+    a_run(folder)
+    found = document(folder, capsys, "--diff", "mini")["diff"]
+    assert [(entry["key"], entry["here"], entry["there"]) for entry in found] == [("training.max_steps", 20, 33)]
+
+
+def test_of_a_campaign_its_own_keys_are_compared_too(folder, capsys):
+    campaign = f"{MINI}[campaign]\nseeds = [1, 2]\n"
+    alone = differing(folder, capsys, other=campaign)
+    assert set(alone) == {"campaign.seeds"}
+    assert (alone["campaign.seeds"]["here"], alone["campaign.seeds"]["here_source"]) == (None, None)
+    assert alone["campaign.seeds"]["there"] == [1, 2]
+    (folder / "both.toml").write_text(f"{campaign}max_workers = 2\n")
+    found = document(folder, capsys, "--diff", "both.toml", text=campaign)["diff"]
+    assert [(entry["key"], entry["here"], entry["there"]) for entry in found] == [("campaign.max_workers", 1, 2)]
+
+
+def test_a_difference_shows_no_password(folder, capsys):
+    address = "postgresql://me:hunter2@db/runs"
+    flags = ["--diff", "mini.toml", "--tracking-uri", address]
+    shown = explained(folder, capsys, *flags)
+    assert "hunter2" not in shown + explained(folder, capsys, *flags, "--json")
+    assert "@db/runs" in shown
+
+
+@pytest.mark.parametrize("flags", [["--diff"], ["--diff="], ["--diff", "mini.toml", "--all"], ["--diff", "no.toml"]])
+def test_a_comparison_that_cannot_be_meant_is_refused(flags, folder, capsys):
+    (folder / "mini.toml").write_text(MINI)
+    assert main(["explain", "mini.toml", *flags]) == 2
+    assert capsys.readouterr().out == ""

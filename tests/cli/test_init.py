@@ -1,5 +1,6 @@
 """`retrain init`: templates compose, say what is next, and overwrite nothing."""
 
+import json
 from importlib import resources
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def test_a_file_that_cannot_be_written_is_an_error(capsys):
 def test_an_unknown_template_names_the_nearest(capsys):
     assert main(["init", "--template", "quikstart"]) == 2
     assert 'did you mean "quickstart"?' in capsys.readouterr().err
+
+
+def test_the_list_for_programs_names_the_template_that_is_written_without_a_name(capsys):
+    assert main(["init", "--list", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["templates"]
+    assert {one["name"]: one["summary"] for one in found} == TEMPLATES
+    assert [one["name"] for one in found if one["default"]] == ["demo"]
+    assert main(["init", "--json"]) == 2
 
 
 def test_list_shows_every_template_and_writes_nothing(folder, capsys):

@@ -54,6 +54,8 @@ def test_version_is_the_packages(capsys):
         ("exlpain", 'did you mean "explain"?'),
         ("resmue", 'did you mean "resume"?'),
         ("zzzzzz", "is neither a command nor a file"),
+        ("help", 'did you mean "--help"?'),
+        ("", "the first argument is empty"),
         ("--seed", "comes before the config"),
         ("training.lr=1", "comes before the config"),
         ("min.toml", 'did you mean "mini.toml"?'),
@@ -118,6 +120,33 @@ def test_json_errors_are_one_document_on_stderr_whose_first_problem_is_the_error
         ("config", "bad.toml", 2),
         ("config", "bad.toml", 3),
     ]
+
+
+def test_what_was_typed_is_in_the_message_for_programs_and_is_no_file(folder, capsys):
+    (folder / "mini.toml").write_text("")
+    assert main(["explain", "mini.toml", "--json", "--lr", "fast", "--stepz", "3"]) == 2
+    problems = json.loads(capsys.readouterr().err)["problems"]
+    assert [(problem["file"], problem["line"]) for problem in problems] == [("", 0), ("", 0)]
+    assert [problem["message"].split(": ")[:2] for problem in problems] == [
+        ["command line", "--lr fast"],
+        ["command line", "--stepz"],
+    ]
+
+
+def test_the_value_of_a_misplaced_flag_is_not_echoed(folder, capsys):
+    (folder / "mini.toml").write_text("")
+    assert main(["--judge-key=hunter2", "mini.toml"]) == 2
+    err = capsys.readouterr().err
+    assert "retrain mini.toml --judge-key" in err
+    assert "hunter2" not in err
+
+
+@pytest.mark.parametrize("arguments", [["exlpain"], ["sync"], ["init", "--tempalte"], ["resume", "x"], ["--lr", "1"]])
+def test_every_refusal_is_json_where_json_is_asked_for(arguments, capsys):
+    assert main([*arguments, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert set(json.loads(err)) == {"error", "problems"}
 
 
 def test_json_asked_for_turns_every_error_into_json(capsys):

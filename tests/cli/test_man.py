@@ -13,16 +13,10 @@ from rich.cells import cell_len
 from retrain import manual
 from retrain.cli import man
 from retrain.cli.main import main
-from retrain.config.schema import KEYS
 
-HEAVY = ["torch", "transformers", "trl", "mlflow", "numpy", "hydra", "omegaconf"]
+HEAVY = ["torch", "transformers", "trl", "mlflow", "numpy", "hydra", "omegaconf", "rich", "retrain.config"]
 REPOSITORY = Path(__file__).parents[2]
 TOPICS = REPOSITORY / "retrain" / "manual" / "topics"
-
-
-def section_of(dotted: str, text: str) -> str:
-    """Return the part of the reference under the heading of a key's section."""
-    return text.partition(f"### [{dotted.partition('.')[0]}]\n")[2].partition("\n### ")[0]
 
 
 @pytest.mark.parametrize("arguments", [["man"], ["man", "--list-topics"]])
@@ -50,13 +44,22 @@ def test_a_topic_in_a_pipe_is_markdown(arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["sepia"], 'did you mean "sepa"?\n  advantages, campaigns, '),
-        (["--topic", "nothing-like-it"], "advantages, campaigns, "),
+        (["sepia"], f'did you mean "sepa"?\n  {", ".join(manual.topics())}\n'),
+        (["se"], '"se" is not a topic of the manual'),
+        (["lora"], 'retrain man --search "lora" looks for it everywhere'),
+        (["--topic", "nothing-like-it"], f"  {', '.join(manual.topics())}\n"),
         (["--topic"], "--topic needs a value"),
-        (["sepa", "advantages"], "one topic, got 2: sepa advantages"),
+        (["--topic="], "--topic needs a name"),
+        (["sepa", "advantages"], 'one topic, got 2: sepa advantages\n  retrain man --search "sepa advantages"'),
         (["sepa", "--topic", "advantages"], "one topic, got 2: sepa advantages"),
         (["--list-topics", "sepa"], "leave sepa out"),
-        (["--search", "lambda"], "--search is not a flag of retrain man"),
+        (["--check", "sepa"], "leave sepa out"),
+        (["--search", "a", "--topic", "sepa"], "leave sepa out"),
+        (["--check", "--sync"], "does one thing, got --check and --sync"),
+        (["--search"], "--search needs a value"),
+        (["--search", ""], "--search needs words"),
+        (["--path", "sepia"], 'did you mean "sepa"?'),
+        (["--serach", "x"], "did you mean --search?"),
         (["../manual"], "is not a topic"),
     ],
 )
@@ -76,31 +79,76 @@ def test_the_topic_that_an_error_names_is_there(tmp_path, capsys):
     assert "max_steps" in capsys.readouterr().out
 
 
-# --- the generated reference ------------------------------------------------------------------------------------------
+# --- searching --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dotted", KEYS)
-def test_every_key_is_in_the_reference_with_its_meaning(dotted):
-    text = manual.read("configuration")
-    assert manual.KEYS_MARK not in text
-    name, meaning = KEYS[dotted].name, KEYS[dotted].help
-    [line] = [line for line in section_of(dotted, text).splitlines() if line.startswith(f"- `{name} = ")]
-    assert line.replace("\\<", "<").endswith(f": {meaning}")
+def test_what_is_found_comes_with_what_to_type_the_best_first(capsys):
+    assert main(["man", "--search", "lora", "rank"]) == 0
+    shown = capsys.readouterr()
+    first, *_ = shown.out.split("\n\n")
+    head, text, command = first.splitlines()
+    topic = re.fullmatch(r"model\.lora_rank  \(key, --lora-rank, (\S+) › \[model\]\)", head)
+    assert "rank of the LoRA adapter" in text
+    assert topic is not None
+    assert command == f"    retrain man {topic[1]}"
+    assert "`lora_rank = " in manual.read(topic[1])
+    assert shown.err == ""
+
+
+def test_what_is_not_there_is_exit_code_1_as_of_grep(capsys):
+    assert main(["man", "--search", "zzyzzx"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert '"zzyzzx" is nowhere in the manual' in shown.err
+
+
+def test_a_misspelt_word_is_said(capsys):
+    assert main(["man", "--search", "temprature"]) == 0
+    assert '"temprature" is nowhere in the manual; looked for temperatur' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("dotted", "line"),
+    ("arguments", "keys"),
     [
-        ("training.group_size", "- `group_size = 16` (a whole number of at least 2): completions per prompt"),
-        ("training.shuffle", "- `shuffle = true` (true or false): draw a new order for each pass over the data"),
-        ("sepa.schedule", '- `schedule = "linear"` (linear, auto): linear in time, or auto: faster once uncertainty'),
-        ("algorithm.advantage_mode", '- `advantage_mode = "grpo"` (grpo, maxrl, rloo, reinforce_pp; or `module:attr'),
-        ("training.top_p", "- `top_p = 1.0` (a number above 0 and up to 1): sample from the smallest set of tokens"),
-        ("logging.log_dir", r'- `log_dir = ""` (text): the run directory; empty: outputs/\<toml name>/\<time>'),
+        (["sepa"], ["name", "about", "text", "source"]),
+        ([], ["topics"]),
+        (["--list-topics"], ["topics"]),
+        (["--search", "nan"], ["query", "replaced", "hits"]),
+        (["--path"], ["path"]),
+        (["--check"], ["stale"]),
+        (["--sync"], ["changed"]),
     ],
 )
-def test_a_key_s_line_says_its_default_and_what_it_takes(dotted, line):
-    assert f"\n{line}" in section_of(dotted, manual.read("configuration"))
+def test_everything_is_one_json_document(arguments, keys, capsys):
+    assert main(["man", *arguments, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == keys
+
+
+def test_the_json_of_topics_and_hits(capsys):
+    main(["man", "--json"])
+    [sepa] = [topic for topic in json.loads(capsys.readouterr().out)["topics"] if topic["name"] == "sepa"]
+    main(["man", "--json", "--topic", "sepa"])
+    document = json.loads(capsys.readouterr().out)
+    assert sepa == {key: document[key] for key in ("name", "about", "source")}
+    assert document["text"] == Path(document["source"]).read_text(encoding="utf-8") == manual.read("sepa")
+    main(["man", "--json", "--search", "which gpu"])
+    first = json.loads(capsys.readouterr().out)["hits"][0]
+    topic = first.pop("topic")
+    assert "`devices = " in manual.read(topic)
+    assert first.pop("text").startswith("auto: the first GPU")
+    assert first == {
+        "kind": "key",
+        "name": "backend.devices",
+        "heading": "[backend]",
+        "command": f"retrain man {topic}",
+    }
+
+
+def test_nothing_found_is_a_document_too(capsys):
+    assert main(["man", "--json", "--search", "zzyzzx"]) == 1
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert json.loads(shown.out) == {"query": "zzyzzx", "replaced": {"zzyzzx": ""}, "hits": []}
 
 
 # --- on a terminal ----------------------------------------------------------------------------------------------------
@@ -117,7 +165,7 @@ def on_a_terminal(topic: str, columns: int, monkeypatch) -> str:
     monkeypatch.setenv("TERM", "xterm-256color")
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    man.main([topic])
+    man.main([topic, "--no-pager"])
     return re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
 
 
@@ -127,7 +175,7 @@ def test_a_terminal_gets_text_laid_out_to_its_width(topic, columns, widest, monk
     shown = on_a_terminal(topic, columns, monkeypatch)
     lines = shown.splitlines()
     assert max(map(cell_len, lines)) <= widest
-    assert not any(line.startswith(("#", "|", "```")) for line in lines)
+    assert not any(line.startswith(("#", "|", "```", "<!--")) for line in lines)
 
 
 def test_a_placeholder_in_a_key_s_meaning_is_not_lost_as_html(monkeypatch):
@@ -141,8 +189,18 @@ def test_formulas_and_examples_fit_a_terminal_of_80_columns(topic):
     assert max(cell_len(line) for block in blocks for line in block.splitlines()) <= 78
 
 
-@pytest.mark.parametrize("arguments", [["man"], ["man", "configuration"], ["man", "nothing"]])
-def test_the_manual_imports_neither_torch_nor_hydra(arguments, tmp_path):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["man"],
+        ["man", "configuration"],
+        ["man", "nothing"],
+        ["man", "--search", "lora rank"],
+        ["man", "--json", "sepa"],
+    ],
+    ids=" ".join,
+)
+def test_reading_and_searching_import_neither_the_config_nor_rich(arguments, tmp_path):
     program = (
         "import sys, json; from retrain.cli.main import main; main(sys.argv[2:]); "
         f"json.dump([m for m in {HEAVY!r} if m in sys.modules], open(sys.argv[1], 'w'))"

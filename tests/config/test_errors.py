@@ -172,6 +172,8 @@ ARGUMENT_CASES = [
     (["--backend-opt", "threads"], "--backend-opt threads", "", "NAME=VALUE"),
     (["logging.tags.a b=1"], "logging.tags.a b=1", "logging.tags.a b", "set it in the TOML"),
     (["training.lr"], "training.lr", "", "did you mean training.lr=VALUE?"),
+    ([""], '""', "", "write key=value"),
+    ([" "], '" "', "", "write key=value"),
     (["other.toml"], "other.toml", "", 'extends = "other.toml"'),
     (["--config-dir", "cnf"], "--config-dir cnf", "", "did you mean conf?"),
     (

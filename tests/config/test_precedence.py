@@ -1,4 +1,8 @@
-"""schema < parents < the TOML < group choices on the command line < values on the command line."""
+"""schema < parents < the TOML < group choices on the command line < values on the command line.
+
+Each case: what is typed, what a key is then, where that comes from, and what it shadows. That each layer beats each
+weaker one, those of campaigns too, is swept in test_layer_order.py; here is what a list of layers does not say.
+"""
 
 import pytest
 
@@ -14,6 +18,9 @@ lr = 1e-3
 max_steps = 10
 [logging]
 tags = { team = "base", kind = "parent" }
+[data]
+system_prompt = "${oc.env:TEAM}"
+instruction = "${oc.env:TEAM}"
 """
 MINI = """
 extends = "base.toml"
@@ -27,8 +34,11 @@ seed = 7
 stop = ["</a>", "</b>"]
 [logging]
 tags = { team = "mini" }
+[data]
+instruction = "us"
 """
 MINE = 'advantage_mode = "rloo"\ntransform_mode = "none"\nclip_eps = 0.15\n'
+RLOO = 'advantage_mode = "rloo"\ntransform_mode = "none"\nloss_type = "luspo"\n'  # of the package's name
 EXPERIMENT = """
 [defaults]
 algorithm = "reinforce_pp"
@@ -56,14 +66,18 @@ CASES = [
     ("training.lr", ["--training-lr", "3e-3"], 3e-3, "command line: --training-lr 3e-3"),
     ("training.lr", ["--lr", "3e-3", "training.lr=4e-3"], 4e-3, "command line: training.lr=4e-3"),
     ("training.lr", ["training.lr=4e-3", "--lr", "3e-3"], 3e-3, "command line: --lr 3e-3"),
+    ("training.lr", ["--lr", "3e-3", "--lr", "5e-3"], 5e-3, "command line: --lr 5e-3"),
+    ("training.lr", ["--lr", "3e-3", "--training-lr=5e-3"], 5e-3, "command line: --training-lr=5e-3"),
+    ("training.lr", ["training.lr=3e-3", "++training.lr=5e-3"], 5e-3, "command line: ++training.lr=5e-3"),
     ("training.seed", ["--seed", "-1"], -1, "command line: --seed -1"),
+    ("training.shuffle", ["--shuffle", "--shuffle", "false"], False, "command line: --shuffle false"),
     ("training.shuffle", ["--shuffle", "false"], False, "command line: --shuffle false"),
     ("training.shuffle", ["--shuffle"], True, "command line: --shuffle true"),
     ("training.shuffle", ["--shuffle", "--lr", "1"], True, "command line: --shuffle true"),
     ("algorithm.advantage_mode", ["algorithm=grpo"], "grpo", "conf/algorithm/grpo.toml:3"),
-    ("algorithm.advantage_mode", ["algorithm=rloo"], "rloo", "conf/algorithm/rloo.toml:3"),
-    ("algorithm.advantage_mode", ["algorithm=grpo", "algorithm=rloo"], "rloo", "conf/algorithm/rloo.toml:3"),
-    ("algorithm.advantage_mode", ["+algorithm=rloo"], "rloo", "conf/algorithm/rloo.toml:3"),
+    ("algorithm.advantage_mode", ["algorithm=rloo"], "rloo", "conf/algorithm/rloo.toml:1"),
+    ("algorithm.advantage_mode", ["algorithm=grpo", "algorithm=rloo"], "rloo", "conf/algorithm/rloo.toml:1"),
+    ("algorithm.advantage_mode", ["+algorithm=rloo"], "rloo", "conf/algorithm/rloo.toml:1"),
     ("algorithm.clip_eps", ["algorithm=grpo"], 0.4, "mini.toml:6"),
     ("algorithm.clip_eps", ["algorithm=mine"], 0.15, "conf/algorithm/mine.toml:3"),
     ("algorithm.clip_eps", ["algorithm=mine", "--clip-eps", "0.1"], 0.1, "command line: --clip-eps 0.1"),
@@ -74,14 +88,38 @@ CASES = [
     ("training.lr", ["experiment=try"], 9e-3, "conf/experiment/try.toml:5"),
     ("training.lr", ["experiment=try", "--lr", "1"], 1.0, "command line: --lr 1"),
     ("algorithm.advantage_mode", ["experiment=try"], "reinforce_pp", "conf/algorithm/reinforce_pp.toml:3"),
-    ("algorithm.advantage_mode", ["algorithm=rloo", "experiment=try"], "rloo", "conf/algorithm/rloo.toml:3"),
+    ("algorithm.advantage_mode", ["algorithm=rloo", "experiment=try"], "rloo", "conf/algorithm/rloo.toml:1"),
     ("algorithm.clip_eps", ["algorithm=mine", "experiment=try"], 0.15, "conf/algorithm/mine.toml:3"),
+    # a variable is a value of the layer that names it; .env fills what is not set, and never overrides
+    ("data.system_prompt", [], "owls", "base.toml:14"),
+    ("data.system_prompt", ["--data-system-prompt", "x"], "x", "command line: --data-system-prompt x"),
+    ("data.instruction", [], "us", "mini.toml:14"),
+    ("data.instruction", ["data.instruction=${oc.env:TEAM}"], "owls", "command line: data.instruction=${oc.env:TEAM}"),
     (
         "logging.experiment",
         ["logging.experiment=${oc.env:TEAM}"],
         "owls",
         "command line: logging.experiment=${oc.env:TEAM}",
     ),
+    ("logging.run_name", ["--run-name=${oc.env:FREE}"], "from .env", "command line: --run-name=${oc.env:FREE}"),
+    ("logging.run_name", ["--run-name=${oc.env:TEAM}"], "owls", "command line: --run-name=${oc.env:TEAM}"),
+    # a name is looked up in the last --config-dir, the others, conf/ beside the TOML, beside its parent, the package
+    ("algorithm.scale_rewards", ["algorithm=maxrl"], "none", "conf/algorithm/maxrl.toml:5"),
+    ("algorithm.loss_type", ["algorithm=rloo"], "luspo", "conf/algorithm/rloo.toml:3"),
+    ("algorithm.loss_type", ["algorithm=rloo", "--loss-type", "dapo"], "dapo", "command line: --loss-type dapo"),
+    (
+        "algorithm.clip_eps",
+        ["algorithm=mine", "--config-dir=more", "--config-dir=most"],
+        0.7,
+        "most/algorithm/mine.toml:3",
+    ),
+    (
+        "algorithm.clip_eps",
+        ["algorithm=mine", "--config-dir=most", "--config-dir=more"],
+        0.5,
+        "more/algorithm/mine.toml:3",
+    ),
+    ("algorithm.clip_eps", ["algorithm=mine", "--config-dir=most", "algorithm=grpo"], 0.4, "mini.toml:6"),
     ("logging.run_name", ["--run-name", "r${model.lora_rank}"], "r32", "command line: --run-name r${model.lora_rank}"),
     ("inference.engine", ["--engine", "pytorch"], "pytorch", "command line: --engine pytorch"),
     ("optimizer.beta2", ["--optimizer-beta2", "0.5"], 0.5, "command line: --optimizer-beta2 0.5"),
@@ -97,6 +135,10 @@ def layered(project, monkeypatch):
     project.write("conf/experiment/try.toml", EXPERIMENT)
     project.write("more/algorithm/other.toml", 'advantage_mode = "grpo"\ntransform_mode = "none"\n')
     project.write("more/algorithm/mine.toml", MINE.replace("0.15", "0.5"))
+    project.write("most/algorithm/mine.toml", MINE.replace("0.15", "0.7"))
+    project.write("conf/algorithm/rloo.toml", RLOO)
+    project.write(".env", "TEAM=bats\nFREE='from .env'\n")
+    monkeypatch.delenv("FREE", raising=False)
     return project
 
 

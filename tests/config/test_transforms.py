@@ -7,6 +7,7 @@ import pytest
 from retrain import registry
 from retrain.config import compose
 from retrain.config.transforms import asks_for, planned
+from retrain.engines.options import PYTORCH
 from retrain.errors import ConfigError
 
 
@@ -121,12 +122,9 @@ def test_what_cannot_act_or_is_not_known_is_refused_with_the_place(tmp_path, tex
 
 
 def test_a_signal_that_the_engine_cannot_give_is_refused_naming_both(tmp_path, monkeypatch):
-    plain = replace(registry.BUILTIN["engine"]["pytorch"], gives=frozenset())
-    monkeypatch.setitem(registry.BUILTIN["engine"], "pytorch", plain)
-    registry.names.cache_clear()
+    monkeypatch.setattr("retrain.engines.options.PYTORCH", replace(PYTORCH, gives=frozenset()))
     text = '[algorithm]\ntransform_mode = "gtpo"\nuncertainty_kind = "shannon_entropy"'
     message = refusal(tmp_path, text)
-    registry.names.cache_clear()
     assert 'mini.toml:3: uncertainty_kind = "shannon_entropy" needs entropies, which engine "pytorch"' in message
 
 

@@ -43,7 +43,12 @@ def train(tmp_path, monkeypatch):
 
 
 def outcome(directory):
-    """What two equal runs have in common: metrics but for times, and the bytes of the result."""
+    """What two equal runs have in common: metrics but for times, and the bytes of evaluations and of the result."""
     lines = [{k: v for k, v in line.items() if not k.startswith("time")} for line in store.read_metrics(directory)]
     (weights,) = [*directory.glob("adapter/adapter_model.safetensors"), *directory.glob("model/model.safetensors")]
-    return lines, hashlib.sha256(weights.read_bytes()).hexdigest()
+    kept = {file.name: sha256(file) for file in sorted(directory.glob("evaluations/*.parquet"))}
+    return lines, sha256(weights), kept
+
+
+def sha256(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,13 +1,17 @@
 """A finished run scored again is what the run itself measured."""
 
 import json
+import zlib
 from pathlib import Path
+from statistics import fmean
 
+import pyarrow.parquet as pq
 import pytest
 
-from retrain import run, store, tracking
+from retrain import evaluations, run, store, tracking
 from retrain.cli.main import main
 from retrain.config import compose
+from retrain.config.logged import logged
 from tests.e2e.conftest import TINY
 
 ALL_OF_ONE_DIGIT = ["eval.source=arithmetic", "eval.name=+:1", "eval.split=train", "eval.examples=20"]
@@ -64,6 +68,30 @@ def test_the_final_adapter_scores_what_the_last_line_says_to_the_last_bit(score,
     assert found["pass_at"]["2"]["value"] == metrics[4]["eval/pass_at_2"]
     assert found["length_mean"] == metrics[4]["eval/length_mean"]
     assert (found["kind"], found["problems"], found["samples"], found["trained_on"]) == ("run", 8, 2, 0)
+
+
+def test_the_answers_on_disk_are_those_that_the_scores_are_means_of(project):
+    directory, metrics = lines(project)
+    assert sorted(file.name for file in (directory / "evaluations").iterdir()) == [
+        "step-0.parquet", "step-2.parquet", "step-4.parquet", "test-4.parquet",
+    ]  # fmt: skip
+    for part, step in (("eval", 0), ("eval", 4), ("test", 4)):
+        answers = evaluations.read(directory, part, step)
+        assert answers is not None
+        for name in ("score", "pass_at_2"):
+            assert fmean(evaluations.of_tasks(name, list(answers.values()))) == metrics[step][f"{part}/{name}"]
+    rows = pq.read_table(directory / "evaluations" / "step-4.parquet").to_pylist()
+    assert [zlib.crc32(row["completion"].encode()) / 2**32 for row in rows] == [row["reward"] for row in rows]
+
+
+def test_the_metrics_that_a_config_promises_are_those_of_its_last_line(project):
+    directory, metrics = lines(project)
+    promised = {
+        key for some in logged(compose(directory / "config.toml").config) if some.why_not is None for key in some.keys
+    }
+    there = metrics[4].keys() - {"step", "time"}
+    assert there - promised == set()
+    assert promised - there <= {"reward/length_correlation"}  # where either is constant there is none
 
 
 def test_checkpoints_the_best_and_the_adapter_s_folder_are_scored_too(score, project):

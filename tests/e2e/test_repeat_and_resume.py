@@ -15,6 +15,7 @@ import pytest
 
 from retrain import checkpoint, registry, run
 from retrain.config import compose
+from retrain.config.logged import logged
 from retrain.errors import ConfigError
 from retrain.store import RunRecord, read_metrics
 from tests.e2e.conftest import outcome
@@ -76,6 +77,9 @@ def test_every_mode_trains_with_finite_metrics_of_its_own_and_resumes_exactly(tr
     own = {"gtpo": {"gtpo/clamped_share"}, "sepa": {"sepa/lambda", *planning}, "hicra": planning}
     own["entropy_mask"] = {"entropy_mask/kept_share"}
     whole = train("--transform-mode", mode, "--max-steps", "3")
+    config = compose(whole / "config.toml").config
+    promised = {key for some in logged(config) if some.why_not is None for key in some.keys}
+    assert read_metrics(whole)[-1].keys() - {"step", "time"} <= promised
     for line in read_metrics(whole):
         assert all(math.isfinite(value) for value in line.values())
         assert line.keys() >= set().union(*(own[name] for name in registry.MODES[mode]))

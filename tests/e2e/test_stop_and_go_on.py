@@ -218,7 +218,7 @@ def test_training_is_the_same_with_and_without_evaluation(train):
     """Evaluated on problems of another split, so that both train on the same ones."""
 
     def trained(*arguments):
-        lines, weights = outcome(train(*arguments))
+        lines, weights, _ = outcome(train(*arguments))
         return [{k: v for k, v in line.items() if not k.startswith("eval/")} for line in lines if line["step"]], weights
 
     other = ("--eval-source", "arithmetic", "--eval-split", "test", "--eval-examples", "12")

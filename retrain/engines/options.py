@@ -1,0 +1,10 @@
+"""What each engine says of itself. Imports no tensor library."""
+
+from retrain.types import EngineCapabilities
+
+PYTORCH = EngineCapabilities(
+    modules=("torch", "transformers", "peft", "accelerate"),
+    extra="local",
+    devices=("cpu", "cuda"),
+    gives=frozenset({"entropies"}),
+)
