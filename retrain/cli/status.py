@@ -138,10 +138,11 @@ def campaign_document(state: CampaignState) -> dict[str, Any]:
         }
         for cell in state.cells
     ]
-    names = ("name", "kind", "state", "cause", "metric", "baseline", "max_workers", "eta_seconds", "started", "ended")
+    names = ("name", "kind", "state", "cause", "metric", "baseline", "max_workers", "eta_seconds")
+    times = ("started", "ended", "active_seconds")
     return {
         "directory": str(state.directory),
-        **{name: getattr(state, name) for name in names},
+        **{name: getattr(state, name) for name in (*names, *times)},
         "conditions": state.labels,
         "seeds": state.seeds,
         "counts": dict(state.counts),
