@@ -65,6 +65,11 @@ class Problem:
         return "\n".join([head, *(f"  {line}" for line in tail)])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unused(Problem):
+    """A key is set and can have no effect: wrong in a run, but not in what the conditions of a campaign share."""
+
+
 class RetrainError(Exception):
     """Anything a user should read as a message rather than as a traceback."""
 

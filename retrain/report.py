@@ -151,7 +151,7 @@ def cost(found: Study) -> str:
     amounts = money.spent(run.directory for run in found.runs)
     paid = f"; {money.text(amounts)}" if amounts else ""
     steps = f"{tokens:,.0f} tokens generated and {hours:.2g} hours of steps, over all runs"
-    return f"{steps}{_conducted(found.manifest)}{paid}"
+    return f"{steps}{paid}{_conducted(found.manifest)}"
 
 
 def _conducted(manifest: Mapping[str, Any]) -> str:

@@ -163,3 +163,34 @@ def test_every_json_block_of_the_topics_is_json():
         for block in re.findall(r"^```json\n(.*?)^```", topic.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
             documents = [block] if block.startswith("{\n") else block.splitlines()
             assert all(isinstance(json.loads(document), dict) for document in documents), topic.name
+
+
+def test_man(capsys):
+    assert tops(documented("man")) == set(printed(capsys, "man", "sepa"))
+    listed = printed(capsys, "man", "--list-topics")
+    assert (tops(documented("man", "field of the list")), listed_below("man", "topics")) == (
+        set(listed),
+        set(listed["topics"][0]),
+    )
+    search = printed(capsys, "man", "--search", "out of memory")
+    said = documented("man", "field of a search")
+    assert (tops(said), below(said, "hits[]")) == (set(search), set(search["hits"][0]))
+    assert documented("man", "field of the source") >= set(printed(capsys, "man", "--path"))
+
+
+def test_backends(capsys):
+    document = printed(capsys, "backends")
+    assert set(document) == {"backends", "engines"}
+    assert documented("backends") == set(document["backends"][0]) == set(document["engines"][0])
+
+
+def test_doctor(capsys):
+    document = printed(capsys, "doctor")
+    said = documented("doctor")
+    assert (tops(said), below(said, "checks[]")) == (set(document), set(document["checks"][0]))
+
+
+def test_init(capsys):
+    document = printed(capsys, "init", "--list")
+    assert tops(documented("init")) == set(document)
+    assert listed_below("init", "templates") == set(document["templates"][0])

@@ -96,7 +96,7 @@ def test_a_campaign_adds_up_its_runs_in_status_and_report(capsys):
     Path("abl.toml").write_text(TOML + CAMPAIGN)
     assert main(["abl.toml"]) == 0
     spent = 16 * STEP
-    assert "4 of 4 done in" in (said := capsys.readouterr().err)
+    assert "4 of 4 done, took " in (said := capsys.readouterr().err)
     assert f", {money.text({'USD': spent})}\n" in said
     assert main(["status", "root", "--json"]) == 0
     (document,) = json.loads(capsys.readouterr().out)["campaigns"]

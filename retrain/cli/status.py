@@ -139,10 +139,10 @@ def campaign_document(state: CampaignState) -> dict[str, Any]:
         for cell in state.cells
     ]
     names = ("name", "kind", "state", "cause", "metric", "direction", "baseline", "max_workers", "unasked")
-    names += ("eta_seconds", "started", "ended")
+    times = ("eta_seconds", "started", "ended", "active_seconds")
     return {
         "directory": str(state.directory),
-        **{name: getattr(state, name) for name in names},
+        **{name: getattr(state, name) for name in (*names, *times)},
         "conditions": state.labels,
         "seeds": state.seeds,
         "counts": dict(state.counts),

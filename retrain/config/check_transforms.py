@@ -9,6 +9,7 @@ from retrain import registry
 from retrain.config import schema, values
 from retrain.config.keys import Key, keys_of
 from retrain.config.origins import DEFAULT, Origin
+from retrain.config.rules import no_effect
 from retrain.config.schema import KEYS
 from retrain.config.transforms import Planned, asks_for, planned
 from retrain.errors import Problem, nearest
@@ -123,27 +124,21 @@ def keys_have_a_transform(composed: Composed) -> Iterator[Problem]:
     used = {step.name for step in steps}
     for (name, _), key in SAID_TWICE.items():
         if name not in used and _set(composed, key):
-            yield _no_effect(composed, key, f"no transform of this pipeline is {name}")
+            yield no_effect(composed, key, f"no transform of this pipeline is {name}")
     own = any(not step.is_built_in for step in steps)
     if not own and not asks_for(steps, "planning_mask"):
         for key in ("planning.detector", "planning.strategic_grams"):
             if _set(composed, key):
-                yield _no_effect(composed, key, "no transform of this pipeline asks which tokens plan")
+                yield no_effect(composed, key, "no transform of this pipeline asks which tokens plan")
     if not asks_for(steps, "uncertainty") and _set(composed, "algorithm.uncertainty_kind"):
-        yield _no_effect(composed, "algorithm.uncertainty_kind", "no transform of this pipeline reads it")
+        yield no_effect(composed, "algorithm.uncertainty_kind", "no transform of this pipeline reads it")
     if composed.config.planning.detector != "regex" and _set(composed, "planning.strategic_grams"):
-        yield _no_effect(composed, "planning.strategic_grams", "only the regex detector looks for them")
+        yield no_effect(composed, "planning.strategic_grams", "only the regex detector looks for them")
     algorithm = composed.config.algorithm
     if algorithm.transform_params and (algorithm.transforms or algorithm.transform_mode in registry.MODES):
-        yield _no_effect(composed, "algorithm.transform_params", "they go to a transform_mode of your own")
+        yield no_effect(composed, "algorithm.transform_params", "they go to a transform_mode of your own")
     if algorithm.advantage_params and algorithm.advantage_mode in registry.BUILTIN["baseline"]:
-        yield _no_effect(composed, "algorithm.advantage_params", "they go to an advantage_mode of your own")
-
-
-def _no_effect(composed: Composed, key: str, why: str) -> Problem:
-    section, _, name = key.partition(".")
-    shown = values.show(getattr(getattr(composed.config, section), name), key)
-    return _origin(composed, key).problem(f"{key} = {shown} has no effect: {why}", f"leave {name} out", key)
+        yield no_effect(composed, "algorithm.advantage_params", "they go to an advantage_mode of your own")
 
 
 def sepa_acts_within_the_run(composed: Composed) -> Iterator[Problem]:

@@ -20,10 +20,10 @@ from retrain.config import campaign, toml
 from retrain.config.interpolation import escape, has_interpolation, rerunnable
 from retrain.config.layers import Library, Reader, package_conf
 from retrain.config.merge import merge, no_garbage_collection
-from retrain.config.origins import Layer, Origin, owned_below, trace
+from retrain.config.origins import DEFAULT, Layer, Origin, owned_below, trace
 from retrain.config.schema import KEYS, RunConfig
 from retrain.config.secrets import load_dotenv
-from retrain.errors import ConfigError, Problem
+from retrain.errors import ConfigError, Problem, Unused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -62,6 +62,11 @@ class Composed:
             shadowed={**self.shadowed, key: [*given, *self.shadowed.get(key, ())]},
             written={**self.written, key: escape(value)},
         )
+
+    def without(self, key: str) -> Composed:
+        """Return a copy in which a key has its default."""
+        copy = self.replace(key, KEYS[key].default, "")
+        return replace(copy, origins={**copy.origins, key: DEFAULT})
 
     def to_toml(self, *, resolved: bool = True) -> str:
         """Return the TOML that gives this config again: every key, resolved unless it needs the environment.
@@ -112,6 +117,8 @@ def compose_campaign(
 
     files < the campaign's own max_steps and seeds < a condition < the command line
 
+    A key that conditions share may be of use to some of them only, such as those of sepa; the others have its default.
+
     changes: keys of `[campaign]` that the command line sets
 
     Raises:
@@ -128,7 +135,8 @@ def compose_campaign(
     given = plan.above[-1].values.get("training.seed")
     problems: list[Problem] = []
     cells: list[CellConfig] = []
-    for condition in table.conditions:
+    idle: dict[int, list[Unused]] = {}  # of each condition: what is set, and of no use to it
+    for number, condition in enumerate(table.conditions):
         seeds = table.values.seeds if given is None else [given]
         for seed in seeds:
             if cells and cells[-1].condition is condition and not _interpolates(cells[-1].composed):
@@ -138,14 +146,37 @@ def compose_campaign(
             origins = {"training.seed": table.at("seeds"), "training.max_steps": table.at("max_steps")}
             layers = [Layer(values=own, origins={dotted: origins[dotted] for dotted in own}), *condition.layers]
             try:
-                composed = _composed(replace(plan, files=[*plan.files, *layers]), path, cwd)
+                composed, unused = _composed_cell(replace(plan, files=[*plan.files, *layers]), path, cwd, condition)
             except ConfigError as error:
                 problems += error.problems
                 break  # another seed would say the same
+            idle[number] = unused
             cells.append(CellConfig(condition=condition, seed=seed, composed=composed))
+    if len(idle) == len(table.conditions):
+        keys = [{problem.key for problem in found} for found in idle.values()]
+        problems += [p for found in idle.values() for p in found if all(p.key in each for each in keys)]
     if problems:
         raise ConfigError(problems)
     return _merged(plan, path, cwd), cells  # which no run has, so that rules between keys need not hold in it
+
+
+def _composed_cell(plan: _Plan, path: Path | None, cwd: Path, condition: Condition) -> tuple[Composed, list[Unused]]:
+    """Compose a condition; return it with the default of each shared key that is of no use to it, and what was wrong.
+
+    Raises:
+        ConfigError: anything else is wrong, such as a key of the condition itself that is of no use.
+    """
+    from retrain.config.check import check
+
+    composed = _merged(plan, path, cwd)
+    own = {dotted for layer in condition.layers for dotted in layer.values}
+    found = check(composed)
+    idle = [problem for problem in found if isinstance(problem, Unused) and problem.key not in own]
+    if wrong := [problem for problem in found if problem not in idle]:
+        raise ConfigError(wrong)
+    for problem in idle:
+        composed = composed.without(problem.key)
+    return composed, idle
 
 
 def _interpolates(composed: Composed) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from retrain.config import values
 from retrain.config.origins import DEFAULT
 from retrain.config.schema import KEYS
-from retrain.errors import Problem, nearest
+from retrain.errors import Problem, Unused, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +44,13 @@ def problem(composed: Composed, dotted: str, message: str, hint: str) -> Problem
 def unused(composed: Composed, dotted: str, why: str, hint: str) -> Iterator[Problem]:
     """Yield a problem when a key is set that cannot have an effect."""
     if is_set(composed, dotted):
-        yield problem(composed, dotted, f"has no effect: {why}", hint)
+        yield no_effect(composed, dotted, why, hint)
+
+
+def no_effect(composed: Composed, dotted: str, why: str, hint: str = "") -> Unused:
+    """Describe a key that cannot have an effect; the hint is to leave it out."""
+    hint = hint or f"leave {dotted.partition('.')[2]} out"
+    return Unused(**vars(problem(composed, dotted, f"has no effect: {why}", hint)))
 
 
 def file_exists(composed: Composed, dotted: str) -> Iterator[Problem]:

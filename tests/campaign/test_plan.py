@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from retrain.campaign import plan
+from retrain.config import compose
 from retrain.config.campaign import ABLATION
 from retrain.errors import ConfigError
 
@@ -226,3 +227,39 @@ def test_the_campaign_of_a_parent_is_inherited(planned, tmp_path):
     (tmp_path / "child.toml").write_text('extends = "base.toml"\n[campaign]\nseeds = [5]\n')
     made = plan.make(Path("child.toml"))
     assert [cell.name for cell in made.cells] == ["grpo+none_s5", "hot_s5"]
+
+
+SEPA = """
+[sepa]
+steps = 4
+[campaign]
+seeds = [1, 2]
+[[campaign.conditions]]
+advantage_mode = "grpo"
+[[campaign.conditions]]
+transform_mode = "gtpo_sepa"
+"""
+
+
+def test_a_shared_key_may_be_of_use_to_some_conditions_only(planned):
+    made = planned(SEPA, "--gtpo-beta", "0.3")
+    steps = {cell.name: (cell.composed.config.sepa.steps, cell.composed.config.gtpo.beta) for cell in made.cells}
+    assert steps == {
+        "grpo+none_s1": (-1, 0.1),
+        "grpo+none_s2": (-1, 0.1),
+        "grpo+gtpo_sepa_s1": (4, 0.3),
+        "grpo+gtpo_sepa_s2": (4, 0.3),
+    }
+    for cell in made.cells:  # its own config.toml is a config without anything idle in it
+        Path("again.toml").write_text(cell.composed.to_toml())
+        assert compose(Path("again.toml")).config.sepa == cell.composed.config.sepa
+
+
+def test_a_shared_key_that_no_condition_uses_is_refused_where_it_was_written(planned):
+    found = problems(planned, SEPA.replace('"gtpo_sepa"', '"gtpo_hicra"'))
+    assert {(problem.file, problem.key) for problem in found} == {("abl.toml", "sepa.steps")}
+
+
+def test_a_key_of_a_condition_itself_has_to_be_of_use_to_it(planned):
+    found = problems(planned, SEPA.replace('advantage_mode = "grpo"', "sepa_steps = 5"))
+    assert [problem.key for problem in found] == ["sepa.steps"]

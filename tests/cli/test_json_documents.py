@@ -19,6 +19,7 @@ from tests.campaign_folder import make_campaign, make_run
 from tests.cli.json_shapes import shape
 from tests.cli.test_rollouts import ROWS, save
 from tests.made_runs import many, write_campaign
+from tests.test_crossed import campaign, luck
 from tests.test_replay import Run
 
 PINNED = Path(__file__).parent / "json"
@@ -64,7 +65,13 @@ def some_runs(folder):
     make_run(folder / "outputs/mini/new", state="running", steps=0)
     problem = {"rule": "truncation", "step": 3, "message": "m", "hint": "h", "evidence": {"rate": 0.9}, "until": None}
     best = {"step": 20, "score": 0.5}
-    make_run(folder / "outputs/mini/trouble", state="done", problems=[problem, problem | {"until": 5}], best=best)
+    make_run(
+        folder / "outputs/mini/trouble",
+        state="done",
+        problems=[problem, problem | {"until": 5}],
+        best=best,
+        active_seconds=9.0,
+    )
     with (folder / "outputs/mini/done/metrics.jsonl").open("a") as lines:
         lines.write(json.dumps({"step": 21, "time": 1.0, "reward/mean": 0.5, "reward/correct_rate": 0.5}) + "\n")
     make_campaign(folder / "outputs/abl/2", {"a": ["done", "done"]}, state="done")
@@ -73,6 +80,7 @@ def some_runs(folder):
 
 def a_study(folder):
     write_campaign(folder / "study", many(3, 5) | {"c": {1: 0.5, 2: "failed"}})
+    campaign(folder / "answered", dict.fromkeys("ab", range(1, 6)), luck)
 
 
 def an_adapter(folder):
@@ -95,9 +103,10 @@ def a_broken_batch(folder):
 
 
 OF_A_CONFIG = {
-    "data_keys": {"config", "config.*", "sources.keys", "derived.conditions[].differs"},
+    "data_keys": {"config", "config.*", "sources.keys", "derived.conditions[].differs", "derived.money_at_most"},
     "anything": {"config.*.*", "sources.keys.*.shadows[].value", "derived.conditions[].differs.*"},
 }  # the schema says what a config holds
+BY_CURRENCY = {"runs[].money", "campaigns[].money", "campaigns[].runs[].money"}
 EVIDENCE = {"runs[].problems[].evidence", "campaigns[].runs[].problems[].evidence"}
 
 DOCUMENTS = {
@@ -112,9 +121,9 @@ DOCUMENTS = {
     "explain-diff": Document(
         arguments="explain mini.toml --lr 1e-3 --diff abl.toml", anything={"diff[].here", "diff[].there"}
     ),
-    "status": Document(arguments="status", make=some_runs, data_keys={"campaigns[].counts", *EVIDENCE}),
+    "status": Document(arguments="status", make=some_runs, data_keys={"campaigns[].counts", *BY_CURRENCY, *EVIDENCE}),
     "compare": Document(
-        arguments="compare study",
+        arguments="compare study\ncompare answered",
         make=a_study,
         data_keys={"conditions[].values", "secondary[].means", "secondary[].differences"},
     ),
@@ -127,6 +136,13 @@ DOCUMENTS = {
     "plugins": Document(arguments="plugins mini.toml", anything={"plugins[].options[].default"}),
     "debug-batch": Document(arguments="debug-batch run/debug/step-3.pt --devices cpu", make=a_broken_batch),
     "init-list": Document(arguments="init --list"),
+    "man-topic": Document(arguments="man sepa"),
+    "man-list": Document(arguments="man --list-topics"),
+    "man-search": Document(arguments="man --search lora\nman --search checkpiont", data_keys={"replaced"}),
+    "man-path": Document(arguments="man --path"),
+    "man-check": Document(arguments="man --check"),
+    "backends": Document(arguments="backends", anything={"backends[].options[].default"}),
+    "doctor": Document(arguments="doctor\ndoctor mini.toml logging.tracking_uri=none"),
     "error": Document(arguments="explain bad.toml", code=2),
     "error-of-the-front-door": Document(arguments="exlpain", code=2),
 }
