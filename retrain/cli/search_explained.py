@@ -135,6 +135,21 @@ def time_text(plan: Plan) -> str:
     )
 
 
+def in_numbers(dimension: Dimension) -> dict[str, Any]:
+    """Return a dimension for JSON: the names that it has, or the ends and the step of its numbers."""
+    low, high = (None, None) if dimension.choices else (dimension.low, dimension.high)
+    return {
+        "name": dimension.name,
+        "text": dimension.text,
+        "choices": list(dimension.choices),
+        "low": low,
+        "high": high,
+        "step": dimension.step,
+        "log": dimension.is_log,
+        "whole": dimension.is_whole,
+    }
+
+
 def document(plan: Plan, search: Search, offered: Mapping[str, Capabilities]) -> dict[str, Any]:
     """Return what is only of a search, for JSON: the campaign's keys, ``derived``, and no runs yet."""
     campaign, size = asdict(plan.campaign), volume(plan.composed.config)
@@ -143,11 +158,7 @@ def document(plan: Plan, search: Search, offered: Mapping[str, Capabilities]) ->
     derived = {
         "runs": runs,
         "trials": search.n_trials,
-        "space": [
-            {"name": each.name, "text": each.text, "choices": list(each.choices)}
-            | ({} if each.choices else {"low": each.low, "high": each.high, "step": each.step, "log": each.is_log})
-            for each in search.space
-        ],
+        "space": [in_numbers(dimension) for dimension in search.space],
         "configurations": None if math.isinf(search.size) else int(search.size),
         "optimizer_steps": runs * plan.composed.config.training.max_steps,
         "completions": runs * size.completions,

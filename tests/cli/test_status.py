@@ -242,7 +242,7 @@ def test_idle_time_is_told_apart_from_work_where_there_was_any():
     assert status_view.took(0.0, 50.0, 10.0) == "took 0:50"
 
 
-def test_json_is_one_document_whose_keys_are_in_the_help(outputs, capsys):
+def test_json_is_one_document_whose_runs_all_have_the_same_keys(outputs, capsys):
     make("outputs/mini/5", problems=[{**TROUBLE, "evidence": {"policy/loss": float("nan")}}])
     assert main(["status", "--json"]) == 0
     document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
