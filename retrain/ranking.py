@@ -128,12 +128,15 @@ def load(directory: Path, metric: str = "") -> Ranking:
     metric: what to rank by; "": what the campaign declares
 
     Raises:
-        ConfigError: its manifest is damaged.
+        ConfigError: its manifest is damaged, or there is no such metric.
     """
     manifest = study.read_manifest(directory)
     campaign = manifest["campaign"]
-    options, metric = campaign["sweeper_options"], metric or str(campaign["metric"])
+    options = campaign["sweeper_options"]
     runs = study.of_campaign(directory, manifest)
+    if metric:
+        study.check_metric(metric, runs)
+    metric = metric or str(campaign["metric"])
     trials = [
         _trial(condition, [run for run in runs if run.label == condition["label"]], metric)
         for condition in manifest["conditions"]

@@ -170,7 +170,7 @@ def load(paths: Sequence[Path], metric: str = "", *, by: Sequence[str] = (), flo
     for path in paths:
         runs += of_campaign(path, manifests[path]) if path in manifests else [single(path)]
     if metric:
-        _check_metric(metric, runs)
+        check_metric(metric, runs)
     manifest = next(iter(manifests.values()), {})
     declared = _table(manifest.get("campaign"))
     if len(paths) == 1 and manifests and not by:
@@ -201,7 +201,7 @@ def load(paths: Sequence[Path], metric: str = "", *, by: Sequence[str] = (), flo
     )
 
 
-def _check_metric(metric: str, runs: Sequence[Run]) -> None:
+def check_metric(metric: str, runs: Sequence[Run]) -> None:
     """Refuse a metric that no run has; while none is done, it may still come."""
     known = measured(runs)
     if metric not in known and any(run.state == "done" for run in runs):
@@ -234,11 +234,7 @@ def of_campaign(path: Path, manifest: Mapping[str, Any]) -> list[Run]:
 
 
 def single(path: Path) -> Run:
-    """Read one run.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """Read one run. Raises ConfigError when there is none."""
     if not (path / "run.json").is_file():
         raise ConfigError(f"{path} is neither a campaign nor a run", "it has no manifest.json and no run.json")
     return _read(path, {})

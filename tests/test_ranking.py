@@ -72,9 +72,14 @@ def test_before_the_end_it_is_the_best_so_far_and_before_any_value_it_is_none(ma
     root = made(wanted=5, states=("done",), changes={"t2,lr=0.001": ["running"]}, state="running")
     assert ranking.load(root).headline == "So far the best of 2 of 5 trials: t1,lr=0.01 with eval/score 0.9."
     assert ranking.load(root).trials[-1].state == "running"
-    none = ranking.load(root, "eval/nothing")
+    none = ranking.load(made(wanted=5, states=("running",), state="running"))
     assert none.best is None
     assert none.again == ""
+
+
+def test_a_metric_that_no_trial_has_is_refused(made):
+    with pytest.raises(ConfigError, match='"eval/scor" is not a metric of these runs'):
+        ranking.load(made(), "eval/scor")
 
 
 def test_it_is_said_that_the_best_of_many_looks_too_good(made):

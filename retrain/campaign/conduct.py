@@ -33,7 +33,7 @@ from retrain.errors import ConfigError, Incomplete, Interrupted, Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-LOOK_SECONDS = 0.5  # between two looks at signals and at what is shown
+LOOK_SECONDS = 0.5  # between two looks at signals and at what is shown, while nothing changes
 
 
 def start(plan: Plan, show: Callable[[Path, Manifest], None]) -> Path:
@@ -289,7 +289,7 @@ def _conduct(root: Path, manifest: Manifest, show: Callable[[Path, Manifest], No
                 stop.set()
             if not launcher.is_alive() and launcher.changes.empty():
                 break
-            launcher.join(LOOK_SECONDS)
+            launcher.wait(LOOK_SECONDS)
     if launcher.defect is not None:
         raise launcher.defect
     return _ended(root, manifest, asked, show, follower)

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import queue
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,9 +43,19 @@ class _Launches:
         self._root, self._campaign, self._stop = root, manifest.campaign, stop
         self.changes: Changes = queue.Queue()
         self.defect: BaseException | None = None
+        self._news = threading.Event()
         self._is_here = manifest.campaign["launcher"] == "local"  # there runs die with their campaign
         if not self._is_here:
             supersede(root)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a change, or for the end of a launch, but no longer than that."""
+        self._news.wait(seconds)
+        self._news.clear()
+
+    def _tell(self, name: str, found: Exit | None) -> None:
+        self.changes.put((name, found))
+        self._news.set()
 
     def _launch(self, orders: Mapping[str, Order], workers: int) -> None:
         names = list(orders)
@@ -54,7 +64,7 @@ class _Launches:
             self._campaign["launcher_options"],
             list(orders.values()),
             max_workers=workers,
-            on_change=lambda index, found: self.changes.put((names[index], found)),
+            on_change=lambda index, found: self._tell(names[index], found),
             stop=self._stop,
         )
 
@@ -63,14 +73,14 @@ class _Launches:
         trainer = "" if self._is_here else adopt.trainer_of(Path(order.directory))
         if trainer:
             log.warning("%s is still trained by %s, which is waited for", Path(order.directory), trainer)
-            self.changes.put((name, None))
+            self._tell(name, None)
         return bool(trainer)
 
     def _adopted(self, name: str, order: Order) -> bool:
         """Wait for a run that goes on; return whether it needs no other start."""
         found = adopt.wait(Path(order.directory), self._root, self._stop)
         if found is not None:
-            self.changes.put((name, found))
+            self._tell(name, found)
         return found is not None
 
 
@@ -84,9 +94,6 @@ class Planned(_Launches):
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def join(self, seconds: float) -> None:
-        self._thread.join(seconds)
-
     def _run(self, orders: Mapping[str, Order]) -> None:
         try:
             alive = {name: order for name, order in orders.items() if self._goes_on(name, order)}
@@ -97,6 +104,8 @@ class Planned(_Launches):
                 self._launch(missing, workers)
         except BaseException as error:  # noqa: BLE001  raised again by the thread that waits for this one
             self.defect = error
+        finally:
+            self._news.set()
 
 
 class Rolling(_Launches):
@@ -111,7 +120,10 @@ class Rolling(_Launches):
 
     def start(self, orders: Mapping[str, Order]) -> None:
         """Add orders; they begin when a worker has nothing else to do."""
-        self._open |= {self._pool.submit(self._run, name, order) for name, order in orders.items()}
+        for name, order in orders.items():
+            future = self._pool.submit(self._run, name, order)
+            self._open.add(future)
+            future.add_done_callback(lambda _: self._news.set())
 
     @property
     def has_room(self) -> bool:
@@ -121,9 +133,10 @@ class Rolling(_Launches):
     def is_alive(self) -> bool:
         return bool(self._open)
 
-    def join(self, seconds: float) -> None:
-        """Wait until an order has ended, but no longer than that."""
-        ended, self._open = wait(self._open, seconds, return_when=FIRST_COMPLETED)
+    def wait(self, seconds: float) -> None:
+        super().wait(seconds)
+        ended = {future for future in self._open if future.done()}
+        self._open -= ended
         for future in ended:
             if (error := future.exception()) is not None:
                 self.defect = error
