@@ -61,7 +61,7 @@ def one_topic(flags: Mapping[str, str], positional: Sequence[str]) -> str:
         words = " ".join(asked)
         raise ConfigError(f"retrain man shows one topic, got {len(asked)}: {words}", f'retrain man --search "{words}"')
     if asked == [""]:
-        raise ConfigError("--topic needs a name", "retrain man lists the topics")
+        raise ConfigError("a topic needs a name", "retrain man lists the topics")
     return asked[0] if asked else ""
 
 

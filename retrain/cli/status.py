@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import shutil
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from retrain import money
 from retrain.campaign.state import Curves, state_of_campaign
@@ -52,10 +53,9 @@ def main(arguments: Sequence[str]) -> int:
     if "--watch" not in flags:
         print(text(given, Style.of(sys.stdout), everything=everything))
         return 0
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # how a watch ends
         watch(given, everything=everything)
-    except KeyboardInterrupt:  # how a watch ends
-        return 0
+    return 0
 
 
 def entries_of(given: Sequence[str]) -> tuple[list[Path], bool]:
@@ -157,8 +157,11 @@ def campaign_document(state: CampaignState) -> dict[str, Any]:
 # --- again and again ------------------------------------------------------------------------------------------------
 
 
-def watch(given: Sequence[str], *, everything: bool) -> NoReturn:
-    """Show the runs until Ctrl-C: redrawn in place on a terminal, else a line for each run that has moved on."""
+def watch(given: Sequence[str], *, everything: bool) -> None:
+    """Show the runs until Ctrl-C: redrawn in place on a terminal, else a line for each run that has moved on.
+
+    In a pipe also until nobody reads it any more.
+    """
     if sys.stdout.isatty():
         print(CLEAR, end="")
         curves = Curves()
@@ -170,19 +173,15 @@ def watch(given: Sequence[str], *, everything: bool) -> NoReturn:
     while True:
         for line in news(given, seen):
             print(line, flush=True)
-        pause(WATCH_SECONDS)
+        if is_unread(WATCH_SECONDS):
+            return
 
 
-def pause(seconds: float) -> None:
-    """Wait, but not once nobody reads what this prints any more.
-
-    Raises:
-        BrokenPipeError: the reader of the pipe has gone.
-    """
+def is_unread(seconds: float) -> bool:
+    """Wait; at once, when the reader of the pipe on stdout has gone, return True."""
     reader = select.poll()
     reader.register(sys.stdout, 0)  # that it is gone is told unasked
-    if reader.poll(1000 * seconds):
-        raise BrokenPipeError
+    return bool(reader.poll(1000 * seconds))
 
 
 def frame(shown: str) -> str:

@@ -50,9 +50,12 @@ COMPOSE = (
 )
 
 
+FOLDERS = ("backends", "config", "engines")  # of what composing reads
+
+
 @pytest.mark.parametrize("conf", ["retrain/conf", "conf"])
 def test_group_files_are_found_inside_the_package_and_one_level_up(tmp_path, conf):
-    for name in ("__init__.py", "errors.py", "registry.py", "config"):
+    for name in ("__init__.py", "errors.py", "metrics.py", "registry.py", "signals.py", "types.py", *FOLDERS):
         source = PACKAGE / name
         target = tmp_path / "site" / "retrain" / name
         target.parent.mkdir(parents=True, exist_ok=True)
