@@ -14,6 +14,7 @@ from retrain.cli import campaign_table
 from retrain.cli.campaign_table import shown_labels
 from retrain.cli.main import main
 from retrain.cli.status_view import Style
+from retrain.errors import ConfigError
 from tests.campaign_folder import make_campaign
 
 SCORES = {"t0,lr=0.1": 0.3, "t1,lr=0.01": 0.9, "t2,lr=0.001": 0.6}
@@ -68,10 +69,13 @@ def test_a_trial_with_a_failed_run_or_without_the_metric_has_no_value_and_says_w
     assert found["t0"].by_seed == {1: 0.3, 2: 0.3}
 
 
-def test_before_the_end_it_is_the_best_so_far_and_before_any_value_it_is_none(made):
+def test_before_the_end_it_is_the_best_so_far(made):
     root = made(wanted=5, states=("done",), changes={"t2,lr=0.001": ["running"]}, state="running")
     assert ranking.load(root).headline == "So far the best of 2 of 5 trials: t1,lr=0.01 with eval/score 0.9."
     assert ranking.load(root).trials[-1].state == "running"
+
+
+def test_before_any_value_there_is_no_best(made):
     none = ranking.load(made(wanted=5, states=("running",), state="running"))
     assert none.best is None
     assert none.again == ""
