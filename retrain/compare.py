@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retrain import crossed, seeds, study
+from retrain import crossed, ranking, seeds, study
 from retrain.comparability import cautions
 from retrain.errors import RetrainError
 
@@ -134,8 +134,10 @@ def judge(found: Study) -> Verdicts:
 
 
 def headline(directory: Path) -> str:
-    """Return the verdict on a campaign in one line; while nothing can be said, why."""
+    """Return the verdict on a campaign in one line, of a search its best trial; while nothing can be said, why."""
     try:
+        if ranking.is_search(directory):
+            return ranking.load(directory).headline
         return judge(load([directory])).headline
     except RetrainError as error:
         return f"No verdict: {error.problems[0].message}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -108,6 +108,29 @@ def curves(found: Study, key: str, title: str, *, width: int = 520, height: int 
         parts.append(f'<polygon class="band" points="{" ".join(upper + lower)}"/>')
         parts.append(f'<polyline class="mean" points="{" ".join(mean)}"/></g>')
     return svg(width, height, f"{title} over steps", parts)
+
+
+# --- trials -----------------------------------------------------------------------------------------------------------
+
+
+def scatter(xs: Sequence[Any], ys: Sequence[float], name: str, metric: str) -> str:
+    """Draw a value against a key: names side by side, numbers on a line, by order of magnitude where they span some."""
+    width, height = 520, 220
+    are_numbers = all(isinstance(x, int | float) for x in xs)
+    is_log = are_numbers and min(xs) > 0 and max(xs) > 30 * min(xs)
+    names = [] if are_numbers else sorted(set(map(str, xs)))
+    at = (
+        [math.log10(x) if is_log else float(x) for x in xs] if are_numbers else [float(names.index(str(x))) for x in xs]
+    )
+    x, y = scale(at, 44, width - 8), scale(ys, height - 22, 8)
+    parts = [line(x.start, y(v), x.end, y(v), "grid") for v in y.ticks(4)]
+    parts += [text(x.start - 5, y(v) + 4, f"{v:g}", anchor="end") for v in y.ticks(4)]
+    ticks = [(v, f"{10**v:.1g}" if is_log else f"{v:g}") for v in x.ticks(5)] if are_numbers else enumerate(names)
+    parts += [text(x(v), y.start + 16, words[:24], anchor="middle") for v, words in ticks]
+    for place, given, value in zip(at, xs, ys, strict=True):
+        tip = f"<title>{html.escape(f'{name} = {given}: {value:.4g}')}</title>"
+        parts.append(f'<circle class="dot" cx="{x(place):.1f}" cy="{y(value):.1f}" r="4.5">{tip}</circle>')
+    return svg(width, height, f"{metric} by {name}", parts)
 
 
 # --- seeds and differences --------------------------------------------------------------------------------------------

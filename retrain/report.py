@@ -4,7 +4,8 @@
     results.csv    a line for each run                results.json   everything (`retrain.compare.document`)
     results.tex    a table for a paper (booktabs)
 
-It may be written at any time, also while runs go on or when some have failed.
+It may be written at any time, also while runs go on or when some have failed. Of a search the page ranks its trials,
+and best.toml is the campaign that finds out whether the best is better; a table for a paper would say too much.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import time
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from retrain import __version__, compare, figures, money, seeds
+from retrain import __version__, compare, figures, money, ranking, seeds
 from retrain.errors import RetrainError
 from retrain.store import write_atomically
-from retrain.study import differing
+from retrain.study import Study, differing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from retrain.compare import Comparison, Verdicts
-    from retrain.study import Study
+    from retrain.ranking import Ranking
 
 FILES = ("report.html", "results.csv", "results.json", "results.tex")
 PANELS = {
@@ -50,6 +51,9 @@ def write(directory: Path) -> None:
 
     A campaign with one condition has nothing to compare: its report says so.
     """
+    if ranking.is_search(directory):
+        write_ranking(ranking.load(directory))
+        return
     try:
         verdicts = compare.judge(compare.load([directory]))
     except RetrainError as error:
@@ -209,6 +213,54 @@ def _problems_in_words(verdicts: Verdicts) -> str:
         "with the mean squares of their two-way table and the degrees of freedom of Hillis (Statistics in Medicine 26, "
         "2007)."
     )
+
+
+# --- of a search ------------------------------------------------------------------------------------------------------
+
+
+def write_ranking(found: Ranking) -> None:
+    """Write the report of a search into its directory, and the campaign that tries its best trial again."""
+    document = json.dumps(ranking.document(found), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(found.directory / "report.html", ranking_page(found))
+    write_atomically(found.directory / "results.csv", ranking_csv(found))
+    write_atomically(found.directory / "results.json", f"{document}\n")
+    ranking.write_best(found)
+
+
+def ranking_page(found: Ranking) -> str:
+    """Return report.html of a search."""
+    best = [trial.label for trial in found.valued[: figures.COLOURS]]
+    shown = Study(
+        name=found.name, metric=found.metric, baseline="", min_effect=0.0, labels=best, runs=found.runs,
+        manifest=found.manifest,
+    )  # fmt: skip
+    panels = {found.metric: found.metric} | {key: title for key, title in PANELS.items() if key != found.metric}
+    values = [trial.value for trial in found.valued if trial.value is not None]
+    return _template("search.html").render(
+        found=found,
+        warnings=found.warnings(),
+        colours={label: f"c{i}" for i, label in enumerate(best)},
+        scatters=[
+            (name, figures.scatter([trial.values[name] for trial in found.valued], values, name, found.metric))
+            for name in found.names
+            if len(values) > 1
+        ],
+        curves=[(title, key, svg) for key, title in panels.items() if (svg := figures.curves(shown, key, title))],
+        repeat=repeat(shown) if found.runs else [],
+        cost=cost(shown),
+        version=__version__,
+    )
+
+
+def ranking_csv(found: Ranking) -> str:
+    """Return results.csv of a search: a line for each trial, best first."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "value", "state", "seeds", *found.names, "reason"])
+    for trial in found.trials:
+        row = [trial.label, "" if trial.value is None else trial.value, trial.state, len(trial.by_seed)]
+        writer.writerow([*row, *(trial.values[name] for name in found.names), trial.reason])
+    return text.getvalue()
 
 
 # --- tables for other programs ----------------------------------------------------------------------------------------

@@ -165,12 +165,12 @@ def load(paths: Sequence[Path], metric: str = "", *, by: Sequence[str] = (), flo
     Raises:
         ConfigError: neither a campaign nor a run, a key of `by` or a metric that does not exist, or nothing to compare.
     """
-    manifests = {path: _manifest(path) for path in paths if (path / "manifest.json").is_file()}
+    manifests = {path: read_manifest(path) for path in paths if (path / "manifest.json").is_file()}
     runs: list[Run] = []
     for path in paths:
-        runs += _of_campaign(path, manifests[path]) if path in manifests else [_single(path)]
+        runs += of_campaign(path, manifests[path]) if path in manifests else [single(path)]
     if metric:
-        _check_metric(metric, runs)
+        check_metric(metric, runs)
     manifest = next(iter(manifests.values()), {})
     declared = _table(manifest.get("campaign"))
     if len(paths) == 1 and manifests and not by:
@@ -201,7 +201,7 @@ def load(paths: Sequence[Path], metric: str = "", *, by: Sequence[str] = (), flo
     )
 
 
-def _check_metric(metric: str, runs: Sequence[Run]) -> None:
+def check_metric(metric: str, runs: Sequence[Run]) -> None:
     """Refuse a metric that no run has; while none is done, it may still come."""
     known = measured(runs)
     if metric not in known and any(run.state == "done" for run in runs):
@@ -213,7 +213,7 @@ def measured(runs: Iterable[Run]) -> list[str]:
     return sorted({key for run in runs for line in run.lines for key in line} - {"step", "time"})
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
     """Read a campaign's manifest.
 
     Raises:
@@ -228,11 +228,13 @@ def _manifest(path: Path) -> dict[str, Any]:
     return values
 
 
-def _of_campaign(path: Path, manifest: Mapping[str, Any]) -> list[Run]:
+def of_campaign(path: Path, manifest: Mapping[str, Any]) -> list[Run]:
+    """Read the runs of a campaign, as far as they are."""
     return [_read(path / str(entry["directory"]), entry) for entry in manifest["runs"]]
 
 
-def _single(path: Path) -> Run:
+def single(path: Path) -> Run:
+    """Read one run. Raises ConfigError when there is none."""
     if not (path / "run.json").is_file():
         raise ConfigError(f"{path} is neither a campaign nor a run", "it has no manifest.json and no run.json")
     return _read(path, {})

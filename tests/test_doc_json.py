@@ -13,8 +13,11 @@ import pytest
 from retrain import replay, rollouts
 from retrain.cli import eval as eval_command
 from retrain.cli import fetch, plugins
+from retrain.cli.commands import COMMANDS
+from retrain.cli.help import command_help
 from retrain.cli.main import main
 from tests.campaign_folder import make_campaign, make_run
+from tests.cli.test_json_documents import a_search
 from tests.documents import TOPICS
 from tests.made_runs import write_campaign
 
@@ -85,6 +88,26 @@ def test_explain_of_a_campaign(capsys):
     assert below(said, "derived.detectable") == set(document["derived"]["detectable"])
     assert listed_below("explain", "derived.conditions") == set(document["derived"]["conditions"][0])
     assert listed_below("explain", "runs[]") == set(document["runs"][0])
+
+
+def test_explain_and_compare_of_a_search(capsys):
+    pytest.importorskip("optuna")
+    space = '[campaign]\nsweeper = "optuna"\n[campaign.space]\nalgorithm = ["grpo", "maxrl"]\n'
+    Path("s.toml").write_text(f'[defaults]\nexperiment = "demo"\n{space}')
+    derived = printed(capsys, "explain", "s.toml")["derived"]
+    assert tops(documented("explain", "field of a search")) == set(derived)
+    assert listed_below("explain", "space") == set(derived["space"][0])
+    a_search(Path())
+    ranking = printed(capsys, "compare", "search")
+    assert tops(documented("compare", "field of a search")) == set(ranking)
+    assert listed_below("compare", "trials") == set(ranking["trials"][0])
+
+
+def test_the_help_of_every_command_with_a_document_says_where_its_fields_are_told():
+    for name, command in COMMANDS.items():
+        if "--json" in command.flags:
+            assert "fields: retrain man --topic json" in command_help(name)
+            assert part(name), f"the topic has nothing about {name}"
 
 
 def test_status(capsys):

@@ -260,6 +260,7 @@ def test_the_manual_names_every_key_of_a_campaign_with_its_default():
     rows = table("campaigns", "key of `[campaign]`", "default")
     said = {name: row["default"].strip("`") for row in rows for name in re.findall(r"\w+", row["key of `[campaign]`"])}
     known = {"seeds": "42 101 202 303 404 505 606 707", "conditions": "the ablation", "baseline": "the first"}
+    known |= {"sweeper": "basic", "sweeper_options": "none", "space": "none"}
     known |= {"launcher_options": "none", "launcher": "local", "metric": "eval/score"}
     assert said == {name: known.get(name) or f"{key.default:g}" for name, key in schema.CAMPAIGN_KEYS.items()}
 

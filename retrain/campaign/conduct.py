@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrain import report, store, tracking
+from retrain.campaign import searching
 from retrain.campaign.budget import Budget
 from retrain.campaign.launchers import check_launcher
-from retrain.campaign.launching import Launcher
+from retrain.campaign.launching import Changes, Planned, Rolling, orders_of
 from retrain.campaign.manifest import Manifest, RunEntry
 from retrain.campaign.plan import Plan, keys_as_dict
 from retrain.campaign.supervisor import Exit
@@ -30,10 +31,9 @@ from retrain.config import toml as toml_files
 from retrain.errors import ConfigError, Incomplete, Interrupted, Problem
 
 if TYPE_CHECKING:
-    import queue
     from collections.abc import Callable, Iterator, Sequence
 
-LOOK_SECONDS = 0.5  # between two looks at signals and at what is shown
+LOOK_SECONDS = 0.5  # between two looks at signals and at what is shown, while nothing changes
 
 
 def start(plan: Plan, show: Callable[[Path, Manifest], None]) -> Path:
@@ -64,8 +64,11 @@ def start(plan: Plan, show: Callable[[Path, Manifest], None]) -> Path:
     )
     try:
         with store.needed(root):
-            (root / "campaign.toml").write_text(as_toml(plan), encoding="utf-8")
-            _write_configs(plan)
+            if plan.search is not None:
+                searching.write_base(root, plan)
+            else:
+                (root / "campaign.toml").write_text(as_toml(plan), encoding="utf-8")
+                _write_configs(plan)
             manifest.write(root)
             store.point_latest(root)
         return _conduct(root, manifest, show)
@@ -85,7 +88,7 @@ def go_on(
 
     plan:         also its runs that are new; those that are there may not differ in what a step depends on
     retry_failed: failed runs begin anew instead of going on from their last checkpoint
-    leave_failed: failed runs stay as they are
+    leave_failed: failed runs stay as they are; those of a search do so anyway, unless they begin anew
 
     Raises:
         ConfigError: nothing is missing, it is being conducted, or the plan changes a run that is there.
@@ -94,12 +97,15 @@ def go_on(
     lock = store.RunLock.take(root)
     try:
         manifest = Manifest.read(root)
-        if plan is not None:
+        if plan is not None and (manifest.is_search or plan.search is not None):
+            manifest = searching.extended(root, manifest, plan)
+        elif plan is not None:
             manifest = _extended(root, manifest, plan.placed(root))
         manifest = _as_found(root, manifest)
-        left = ("done", "failed") if leave_failed else ("done",)
-        todo = [run for run in manifest.runs if run.state not in left]
-        if not todo:
+        is_answered = manifest.is_search and not retry_failed  # a failed run is what its trial came to
+        left = ("done", "failed") if leave_failed or is_answered else ("done",)
+        todo = [run for run in manifest.runs if run.state not in left and run.key]
+        if not todo and not manifest.unasked:
             raise ConfigError(_nothing_to_do(root, manifest))
         for run in todo:
             if retry_failed and run.state == "failed":
@@ -111,20 +117,24 @@ def go_on(
 
 
 def _nothing_to_do(root: Path, manifest: Manifest) -> Problem:
-    failed = sum(run.state == "failed" for run in manifest.runs)
-    if failed:
-        message = f"nothing is new or was interrupted in {root}, and {failed} of its {len(manifest.runs)} runs failed"
+    failed, number = [run for run in manifest.runs if run.state == "failed"], len(manifest.runs)
+    if any(run.key for run in failed):
+        message = f"nothing is new or was interrupted in {root}, and {len(failed)} of its {number} runs failed"
         return Problem(message=message, hint="--retry-failed lets failed runs begin anew")
-    return Problem(
-        message=f"{root} is finished: all of its {len(manifest.runs)} runs are done",
-        hint=f"to add seeds or conditions: retrain {manifest.source or 'CONFIG.toml'} --extend {root}",
-    )
+    hint = f"to add seeds or conditions: retrain {manifest.source or 'CONFIG.toml'} --extend {root}"
+    if manifest.is_search:
+        more = 2 * manifest.campaign["sweeper_options"]["n_trials"]
+        hint = f"to add trials: as before, with hydra.sweeper.n_trials={more} --extend {root}"
+    others = f", but for {len(failed)} whose keys do not go together" if failed else ""
+    return Problem(message=f"{root} is finished: all of its {number} runs are done{others}", hint=hint)
 
 
 def _check(plan: Plan) -> None:
     problem = check_launcher(plan.campaign.launcher, plan.campaign.launcher_options)
     if problem is not None:
         raise ConfigError(replace(problem, key="campaign.launcher"))
+    if plan.search is not None and plan.search.storage:
+        searching.check_storage(plan.root, plan.search)
 
 
 def _entry(cell: Any) -> RunEntry:
@@ -257,43 +267,56 @@ def _begin_anew(directory: Path) -> None:
 
 
 def _conduct(root: Path, manifest: Manifest, show: Callable[[Path, Manifest], None]) -> Path:
-    todo = [run for run in manifest.runs if run.state == "planned"]
     stop, follower = threading.Event(), tracking.Follower(root)
+    search = searching.Searching(root, manifest) if manifest.is_search else None
+    if search is not None:
+        manifest = search.taken_up(manifest)
     manifest.write(root)
     show(root, manifest)  # as it is now: what ends from here on is news
     follower.start()
-    launcher = Launcher(root, manifest, todo, stop)
+    launcher = (Rolling if search else Planned)(root, manifest, stop)
     budget = Budget(root, manifest)
-    with _stopping(stop) as asked:
-        launcher.start()
-        while launcher.is_alive() or not launcher.changes.empty():
-            manifest = _taken(root, manifest, todo, launcher.changes)
+    with _stopping(stop) as asked, _stopped_by_an_error(stop):
+        launcher.start(orders_of(root, manifest, manifest.runs))
+        while True:
+            manifest = _taken(root, manifest, launcher.changes)
+            if search is not None and isinstance(launcher, Rolling):
+                manifest = search.advance(manifest, launcher, stop)
             show(root, manifest)
             follower.ensure()
             if not stop.is_set() and (spent := budget.spent(manifest)):
                 asked.append(spent)
                 stop.set()
-            launcher.join(LOOK_SECONDS)
-    manifest = _taken(root, manifest, todo, launcher.changes)
+            if not launcher.is_alive() and launcher.changes.empty():
+                break
+            launcher.wait(LOOK_SECONDS)
     if launcher.defect is not None:
         raise launcher.defect
     return _ended(root, manifest, asked, show, follower)
 
 
-def _taken(
-    root: Path, manifest: Manifest, todo: Sequence[RunEntry], changes: queue.Queue[tuple[int, Exit | None]]
-) -> Manifest:
+@contextlib.contextmanager
+def _stopped_by_an_error(stop: threading.Event) -> Iterator[None]:
+    """Let no run go on when this process cannot look after it any more."""
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        raise
+
+
+def _taken(root: Path, manifest: Manifest, changes: Changes) -> Manifest:
     """Write down what has happened to the runs, and the report when one has ended."""
     ended = False
     before = manifest
     while not changes.empty():
-        index, found = changes.get()
+        name, found = changes.get()
         if found is None:
-            manifest = manifest.with_run(todo[index].name, state="running", started=time.time(), ended=None)
+            manifest = manifest.with_run(name, state="running", started=time.time(), ended=None)
         else:
             ended = True
             manifest = manifest.with_run(
-                todo[index].name,
+                name,
                 state=found.state,
                 exit_reason=found.exit_reason,
                 started=found.started,
@@ -316,21 +339,25 @@ def _ended(
 ) -> Path:
     manifest = _as_found(root, manifest)  # whose turn never came is as it was before
     failed = [run for run in manifest.runs if run.state == "failed"]
-    missing = [run for run in manifest.runs if run.state != "done"]
-    state = "done" if not missing else "interrupted" if asked else "failed"
+    missing, unasked = [run for run in manifest.runs if run.state != "done"], manifest.unasked
+    is_whole = not missing and not unasked
+    state = "done" if is_whole else "interrupted" if asked else "failed"
     manifest = replace(manifest, state=state, exit_reason=asked[0] if asked else "", ended=time.time())
     manifest.write(root)
     report.write(root)  # once more: now the campaign is over
     show(root, manifest)
     follower.start()
+    more = f", {unasked} trials have not begun" if unasked else ""
     if asked and asked[0].startswith("stopped by"):
-        raise Interrupted(f"{asked[0]}; {len(missing)} runs are missing: retrain resume {root}")
-    if missing:
+        raise Interrupted(f"{asked[0]}; {len(missing)} runs are missing{more}: retrain resume {root}")
+    if not is_whole:
         reasons = [f"{run.name}: {run.exit_reason or run.state}" for run in failed or missing]
         why = f"{asked[0]}; " if asked else ""
+        is_answered = manifest.is_search and not unasked and len(failed) == len(missing)
+        further = [f"retrain resume {root}{' --retry-failed' if is_answered else ''}"]
         raise Incomplete(
-            f"{why}{len(missing)} of {len(manifest.runs)} runs are not done",
-            "\n".join([*reasons[:8], f"retrain resume {root}"]),
+            f"{why}{len(missing)} of {len(manifest.runs)} runs are not done{more}",
+            "\n".join([*reasons[:8], *(further if any(run.key for run in missing) or unasked else [])]),
         )
     return root
 

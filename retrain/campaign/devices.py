@@ -20,14 +20,15 @@ def cautions(plan: Plan) -> Iterator[str]:
     Only this machine's are known: nothing is said of runs that a cluster places.
     """
     named = Counter[int]()
-    for cell in plan.cells:
-        if (gpu := named_gpu(cell.composed.config.backend.devices)) is not None:
+    configs = [cell.composed.config for cell in plan.cells] or [plan.composed.config] * plan.number
+    for config in configs:
+        if (gpu := named_gpu(config.backend.devices)) is not None:
             named[gpu] += 1
     if not named or plan.campaign.launcher != "local":
         return
     gpus, at_once = len(visible_gpus()), plan.campaign.max_workers
     for gpu, runs in sorted(named.items()):
-        text = f'{runs} of {len(plan.cells)} runs have backend.devices = "gpu:{gpu}"'
+        text = f'{runs} of {plan.number} runs have backend.devices = "gpu:{gpu}"'
         if gpu >= gpus:
             yield f"{text}, and this machine shows {gpus or 'no'} GPU{'s' * (gpus != 1)}: they will fail"
         elif min(runs, at_once) > 1:

@@ -9,7 +9,7 @@ asked for and ends as the run ends, with the same code or signal. Whoever is kil
 
     the supervisor   the guard asks the run to stop, as Ctrl-C would, and kills the group when it does not
     the guard        the kernel kills the run (Linux; elsewhere the run goes on), the supervisor kills the group
-    the run          the guard ends, the supervisor kills the group
+    the run          the guard ends, and the group is killed by the supervisor and by a process that the guard leaves
 """
 
 import contextlib
@@ -42,7 +42,9 @@ def main(supervisor: int, command: list[str]) -> None:
         except OSError as error:
             sys.stderr.write(f"error: {command[0]} cannot be started: {error.strerror}\n")
         os._exit(127)
-    end_like(watch(run, supervisor, before))
+    status = watch(run, supervisor, before)
+    end_group_after(guard)
+    end_like(status)
 
 
 def die_with(parent: int) -> None:
@@ -81,6 +83,18 @@ def watch(run: int, supervisor: int, mask: set[int]) -> int:
             deadline = time.monotonic() + STOP_SECONDS
         if select.select([awake], [], [], PARENT_SECONDS)[0]:
             os.read(awake, 1024)
+
+
+def end_group_after(guard: int) -> None:
+    """Have what the run has left behind killed when this process ends: the supervisor may be killed in that moment."""
+    group = os.getpgrp()
+    if os.fork() == 0:
+        os.setsid()
+        while os.getppid() == guard:
+            time.sleep(0.01)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        os._exit(0)
 
 
 def end_like(status: int) -> None:

@@ -40,6 +40,16 @@ def label_of(overrides: Sequence[str]) -> str:
     return _label(dict(map(setting, words(overrides))))
 
 
+def trial_label(number: int, trials: int, overrides: Sequence[str]) -> str:
+    """Return the label of a trial: its number, in as many digits as the last one has, and what it sets.
+
+    >>> trial_label(7, 20, ["training.lr=1e-4", "algorithm=maxrl"])
+    't07,lr=0.0001,algorithm=maxrl'
+    """
+    text = f"t{number:0{len(str(trials - 1))}},{label_of(overrides)}"
+    return _marked(text, text)
+
+
 def _label(settings: dict[str, str]) -> str:
     parts = []
     for name, text in settings.items():

@@ -107,6 +107,16 @@ class Manifest:
     def write(self, directory: Path) -> None:
         write_atomically(directory / FILE, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
+    @property
+    def is_search(self) -> bool:
+        """Whether its conditions are trials, made while it goes on."""
+        return self.campaign.get("sweeper") == "optuna"
+
+    @property
+    def unasked(self) -> int:
+        """How many trials are still to be made; 0 where nothing is searched."""
+        return max(0, self.campaign["sweeper_options"]["n_trials"] - len(self.conditions)) if self.is_search else 0
+
     def with_run(self, name: str, **changes: Any) -> Manifest:
         """Return it with one run changed."""
         return replace(self, runs=[replace(run, **changes) if run.name == name else run for run in self.runs])

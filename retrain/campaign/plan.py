@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,9 @@ from retrain.errors import ConfigError, Problem, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from retrain.campaign.search import Search
+    from retrain.config.schema import RunConfig
 
 WITHOUT_EFFECT = ("logging", "resume", "health")  # sections that no step depends on
 
@@ -47,6 +50,17 @@ class Cell:
     composed: Composed
     key: str
 
+    def placed(self, root: Path) -> Cell:
+        """Return it with a directory, a name and an adapter of its own below the campaign's."""
+        directory = root / "runs" / self.name
+        composed = self.composed.replace("logging.log_dir", str(directory), "the campaign")
+        composed = composed.replace("logging.run_name", self.name, "the campaign")
+        composed = composed.replace("resume.path", "", "the campaign")
+        adapter = self.composed.config.backend.adapter_path
+        if adapter:
+            composed = composed.replace("backend.adapter_path", str(Path(adapter) / self.name), "the campaign")
+        return replace(self, directory=directory, composed=composed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -61,10 +75,22 @@ class Plan:
     cells: list[Cell]
     composed: Composed  # what all runs have in common
     overrides: list[str]  # of the command line, for every run
+    search: Search | None = None  # proposes the conditions while the campaign goes on; there are no cells before
+    group_files: Mapping[str, str] = field(default_factory=dict)  # "algorithm/maxrl": what such a choice of it sets
+
+    @property
+    def number(self) -> int:
+        """How many runs there are to be."""
+        return self.search.n_trials * len(self.campaign.seeds) if self.search else len(self.cells)
+
+    @property
+    def firsts(self) -> dict[str, Composed]:
+        """A run of each condition by its label, as it is composed; of a search, what its trials start from, as ""."""
+        return {cell.label: cell.composed for cell in reversed(self.cells)} or {"": self.composed}
 
     def placed(self, root: Path) -> Plan:
         """Return it with all of its runs below another directory."""
-        return replace(self, root=root, cells=[_placed(cell, root) for cell in self.cells])
+        return replace(self, root=root, cells=[cell.placed(root) for cell in self.cells])
 
 
 def make(path: Path, arguments: Sequence[str] = (), *, changes: Mapping[str, Any] | None = None) -> Plan:
@@ -76,12 +102,12 @@ def make(path: Path, arguments: Sequence[str] = (), *, changes: Mapping[str, Any
         ConfigError: everything that is wrong with it; nothing is on disk.
     """
     wanted, settings, rest = split(arguments)
-    base, composed = compose_campaign(path, rest, changes={**(changes or {}), **_read(settings)})
+    base, composed = compose_campaign(path, rest, changes={**(changes or {}), **read_settings(settings)})
     assert base.campaign is not None
     campaign = base.campaign.values
     labels = _labels(composed)
     cells = [
-        _cell(labels[id(cell.condition)], cell.seed, [*cell.condition.overrides, *rest], cell.composed, Path())
+        cell_of(labels[id(cell.condition)], cell.seed, [*cell.condition.overrides, *rest], cell.composed, Path())
         for cell in composed
     ]
     conditions = _conditions(composed, labels)
@@ -116,7 +142,7 @@ def make_multirun(
             f"{path} has a [campaign] already: its conditions and seeds are what is swept", "leave --multirun out"
         )
     cells = [
-        _cell(label, each.config.training.seed, list(job), each, Path())
+        cell_of(label, each.config.training.seed, list(job), each, Path())
         for label, job, each in zip(labels, jobs, composed, strict=True)
     ]
     first: dict[str, list[str]] = {}
@@ -124,7 +150,7 @@ def make_multirun(
         first.setdefault(label, [text for text in job if not text.startswith("training.seed=")])
     conditions = [Condition(label=label, overrides=overrides) for label, overrides in first.items()]
     seeds = sorted({cell.seed for cell in cells})
-    campaign = replace(Campaign(seeds=seeds), **{**(changes or {}), **_read(settings)})
+    campaign = replace(Campaign(seeds=seeds), **{**(changes or {}), **read_settings(settings)})
     return _checked(composed[0], campaign, conditions, cells, wanted, [], kind="multirun")
 
 
@@ -144,7 +170,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], dict[str, str], list[str
     return wanted, settings, rest
 
 
-def _read(settings: dict[str, str]) -> dict[str, Any]:
+def read_settings(settings: dict[str, str]) -> dict[str, Any]:
     """Return the keys of `[campaign]` that the command line sets.
 
     Raises:
@@ -181,7 +207,8 @@ def _conditions(cells: Sequence[CellConfig], labels: dict[int, str]) -> list[Con
     return [Condition(label=labels[key], overrides=list(found.overrides)) for key, found in distinct.items()]
 
 
-def _cell(label: str, seed: int, overrides: list[str], composed: Composed, root: Path) -> Cell:
+def cell_of(label: str, seed: int, overrides: list[str], composed: Composed, root: Path) -> Cell:
+    """Return the run of a condition with a seed, below the campaign's directory."""
     name = f"{label}_s{seed}"
     return Cell(
         name=name,
@@ -203,18 +230,6 @@ def key_of(composed: Composed) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def _placed(cell: Cell, root: Path) -> Cell:
-    """Give a run its own directory, name and adapter below the campaign's."""
-    directory = root / "runs" / cell.name
-    composed = cell.composed.replace("logging.log_dir", str(directory), "the campaign")
-    composed = composed.replace("logging.run_name", cell.name, "the campaign")
-    composed = composed.replace("resume.path", "", "the campaign")
-    adapter = cell.composed.config.backend.adapter_path
-    if adapter:
-        composed = composed.replace("backend.adapter_path", str(Path(adapter) / cell.name), "the campaign")
-    return replace(cell, directory=directory, composed=composed)
-
-
 def _checked(
     base: Composed,
     campaign: Campaign,
@@ -225,7 +240,8 @@ def _checked(
     *,
     kind: str,
 ) -> Plan:
-    problems = [*_problems(campaign, conditions, cells, wanted), *_metric_problems(base, campaign, cells)]
+    firsts = {cell.label: cell.composed.config for cell in reversed(cells)}
+    problems = [*_problems(campaign, conditions, cells, wanted), *metric_problems(base, campaign, firsts)]
     if problems:
         raise ConfigError(problems)
     if wanted:
@@ -279,21 +295,23 @@ def _problems(
                 yield unknown_name(kind="condition", name=label, known=labels, key=name)
 
 
-def _metric_problems(base: Composed, campaign: Campaign, cells: Sequence[Cell]) -> Iterator[Problem]:
-    """Yield a problem when some runs will not have the metric that decides."""
+def metric_problems(base: Composed, campaign: Campaign, configs: Mapping[str, RunConfig]) -> Iterator[Problem]:
+    """Yield a problem when some runs will not have the metric that decides.
+
+    configs: what runs have, by what tells them apart
+    """
     table = base.campaign
     written = table is not None and "metric" in table.origins
     at = table.at("metric") if table is not None and written else DEFAULT
     shown = f'campaign.metric = "{campaign.metric}"'
-    firsts = {cell.label: cell.composed.config for cell in reversed(cells)}
     found = {
         label: problem
-        for label, config in firsts.items()
+        for label, config in configs.items()
         if (problem := metric_problem(campaign.metric, config, at, shown))
     }
     for message in dict.fromkeys(problem.message for problem in found.values()):
         labels = [label for label, problem in found.items() if problem.message == message]
-        where = "" if len(labels) == len(firsts) else f" (in {', '.join(sorted(labels))})"
+        where = "" if len(labels) == len(configs) else f" (in {', '.join(sorted(labels))})"
         yield replace(found[labels[0]], message=f"{message}{where}")
 
 

@@ -82,6 +82,8 @@ class CampaignState:
     baseline: str = ""
     max_workers: int = 1
     cells: Sequence[Cell] = field(default_factory=tuple)
+    unasked: int = 0  # runs of a search that nobody has proposed yet
+    direction: str = ""  # of a search: "maximize", "minimize"
     eta_seconds: float | None = None  # until the last run has ended; only of a campaign that goes on
     started: float | None = None
     ended: float | None = None
@@ -113,7 +115,12 @@ class CampaignState:
     def max_steps(self) -> int:
         """The steps of all runs; 0 where those of one are not known."""
         lengths = [cell.max_steps for cell in self.cells]
-        return sum(lengths) if all(lengths) else 0
+        return sum(lengths) + self.unasked * max(lengths, default=0) if all(lengths) else 0
+
+    @property
+    def number(self) -> int:
+        """How many runs there are to be."""
+        return len(self.cells) + self.unasked
 
 
 def state_of_campaign(directory: Path, now: float | None = None, manifest: Manifest | None = None) -> CampaignState:
@@ -138,6 +145,9 @@ def state_of_campaign(directory: Path, now: float | None = None, manifest: Manif
         state, cause = "interrupted", f"killed: process {manifest.pid}, which conducted it, is gone"
     elif state == "running" and _stalls(cells):
         state, cause = "stalled", "no run of it makes progress"
+    unasked = manifest.unasked * len(settings.get("seeds", ()))
+    longest = max((cell.max_steps for cell in cells), default=0)
+    ahead = Cell(name="", label="", seed=0, directory=directory, state="planned", max_steps=longest)
     return CampaignState(
         directory=directory,
         name=manifest.name,
@@ -145,10 +155,12 @@ def state_of_campaign(directory: Path, now: float | None = None, manifest: Manif
         cause=cause,
         kind=manifest.kind,
         metric=metric,
-        baseline=str(settings.get("baseline") or (cells[0].label if cells else "")),
+        baseline=str(settings.get("baseline") or (cells[0].label if cells and not manifest.is_search else "")),
         max_workers=workers,
         cells=tuple(cells),
-        eta_seconds=eta(cells, workers) if state == "running" else None,
+        unasked=unasked,
+        direction=str(settings["sweeper_options"].get("direction", "maximize")) if manifest.is_search else "",
+        eta_seconds=eta([*cells, *[ahead] * unasked], workers) if state == "running" else None,
         started=manifest.created,
         ended=manifest.ended,
         active_seconds=(manifest.conducted() or None) if manifest.ended is not None else None,
@@ -174,6 +186,9 @@ def _sound_manifest(directory: Path) -> Manifest:
     workers = manifest.campaign.get("max_workers", 1) if isinstance(manifest.campaign, dict) else 0
     if not all(isinstance(text, str) for text in texts) or not isinstance(workers, int) or workers < 1:
         raise ConfigError(f"{directory / 'manifest.json'} is damaged: a value has the wrong type")
+    options = manifest.campaign.get("sweeper_options")
+    if manifest.is_search and not (isinstance(options, dict) and isinstance(options.get("n_trials"), int)):
+        raise ConfigError(f"{directory / 'manifest.json'} is damaged: it does not say how many trials there are")
     return manifest
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from retrain.errors import Problem
 
 MOST_RUNS = 10_000  # more than that is a typing error
-_CALL = re.compile(r"(?P<name>[a-z_]+)\s*\((?P<inside>.*)\)", re.DOTALL)
+CALL = re.compile(r"(?P<name>[a-z_]+)\s*\((?P<inside>.*)\)", re.DOTALL)
 _SWEEPS = ("choice", "range", "interval", "glob", "shuffle", "sort", "tag")
 _CASTS = ("int", "float", "str", "bool", "json_str")
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
@@ -86,18 +86,18 @@ def alternatives(word: list[str], path: Path | None, arguments: Sequence[str]) -
     bare = name.strip().lstrip("+")
     if not equals or name.startswith(("-", "~")) or bare == "condition" or bare.startswith("campaign."):
         return [word]
-    found = _swept(bare, text.strip(), path, arguments)
+    found = swept(bare, text.strip(), path, arguments)
     return [word] if found is None else [[f"{name}={value}"] for value in found]
 
 
-def _swept(name: str, text: str, path: Path | None, arguments: Sequence[str]) -> list[str] | None:
+def swept(name: str, text: str, path: Path | None, arguments: Sequence[str]) -> list[str] | None:
     """Return the values that a text sweeps over; None: it is one value."""
-    call = _CALL.fullmatch(text)
+    call = CALL.fullmatch(text)
     if call is None or call["name"] not in (*_SWEEPS, *_CASTS) or len(split(text)) > 1:
         found = split(text)
-        return _none_empty(found) if len(found) > 1 else None
+        return none_empty(found) if len(found) > 1 else None
     if call["name"] == "choice":
-        return _none_empty(split(call["inside"]))
+        return none_empty(split(call["inside"]))
     try:
         override = parsed(text)
     except ValueError:
@@ -109,11 +109,11 @@ def _swept(name: str, text: str, path: Path | None, arguments: Sequence[str]) ->
     if override.is_interval_sweep():
         raise ValueError(
             "interval(…) has no list of values, which hydra/sweeper=basic needs; "
-            "name them: choice(1e-5,4e-5) or range(1,5)"
+            "name them: choice(1e-5,4e-5) or range(1,5); or search them: hydra/sweeper=optuna"
         )
     if call["name"] == "glob":
-        return _none_empty(_globbed(override, name, path, arguments))
-    return _none_empty(enumerated(override))
+        return none_empty(globbed(override, name, path, arguments))
+    return none_empty(enumerated(override))
 
 
 def split(text: str) -> list[str]:
@@ -147,7 +147,7 @@ def split(text: str) -> list[str]:
     return [*parts, text[start:].strip()]
 
 
-def _none_empty(found: list[str]) -> list[str]:
+def none_empty(found: list[str]) -> list[str]:
     if not found or "" in found:
         raise ValueError("there is an empty value between its commas; quote a text with commas: key=\"'a,b'\"")
     return found
@@ -189,7 +189,7 @@ def enumerated(override: Any) -> list[str]:
     return found
 
 
-def _globbed(override: Any, group: str, path: Path | None, arguments: Sequence[str]) -> list[str]:
+def globbed(override: Any, group: str, path: Path | None, arguments: Sequence[str]) -> list[str]:
     """Return the options of a group that a glob matches."""
     if group not in CHOICES:
         raise ValueError(f"glob(…) picks group files, and {group} is no group; groups: {', '.join(CHOICES)}")
@@ -230,6 +230,8 @@ def take_hydra(arguments: Sequence[str]) -> tuple[HydraChoice, list[str]]:
     choice, rest, problems = HydraChoice(), list[str](), []
     for word in words(arguments):
         name, text = setting(word)
+        if name in ("hydra/sweeper/sampler", "hydra.sweeper.sampler"):  # its options stand beside its name
+            name = "hydra.sweeper.sampler.name"
         part = re.fullmatch(r"hydra(?:/(launcher|sweeper)|\.(launcher|sweeper)\.(\w[\w.]*))", name)
         if not re.match(r"hydra[./]", name):
             rest += word

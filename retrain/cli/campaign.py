@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from retrain.cli import ask, output
 from retrain.cli.flags import take, take_own
 from retrain.cli.progress import shown
-from retrain.errors import ConfigError, RetrainError
+from retrain.errors import ConfigError, RetrainError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,13 +40,14 @@ def main(path: Path, arguments: Sequence[str]) -> int:
     options, rest = _take(arguments)
     plan = planned(path, rest)
     from retrain.campaign import devices
+    from retrain.cli import search_explained
     from retrain.cli.campaign_plan import backends, plan_sentence
 
     directory = _directory(options, plan)
     offered, problems = backends(plan)
     if problems:
         raise ConfigError(problems)
-    output.say(plan_sentence(plan, offered))
+    output.say(search_explained.sentence(plan, plan.search, offered) if plan.search else plan_sentence(plan, offered))
     for caution in devices.cautions(plan):
         output.say(f"warning: {caution}")
     if directory is None and not {"--yes", "-y"} & options.keys() and not _agreed(plan):
@@ -94,18 +95,20 @@ def planned(path: Path, arguments: Sequence[str]) -> Plan:
 
 
 def _planned(path: Path, arguments: Sequence[str]) -> Plan:
-    from retrain.campaign import plan, sweep
+    from retrain.campaign import plan, search, search_plan, sweep
     from retrain.campaign.labels import labels_of
 
     swept, rest = sweep.is_multirun(arguments)
     hydra, rest = sweep.take_hydra(rest)
-    if hydra.sweeper not in ("", "basic") or hydra.sweeper_options:
-        raise ConfigError(
-            f"hydra/sweeper={hydra.sweeper or 'basic'}: what is swept is named here, value by value",
-            "leave hydra/sweeper out; choice(…), range(…) and glob(…) are understood",
-        )
     changes = {"launcher": hydra.launcher} if hydra.launcher else {}
     changes |= {"launcher_options": hydra.launcher_options} if hydra.launcher_options else {}
+    sweeper = _sweeper(path, hydra.sweeper, rest)
+    if sweeper == search.NAME:
+        changes |= {"sweeper_options": hydra.sweeper_options} if hydra.sweeper_options else {}
+        return search_plan.make(path, rest, changes=changes, sweeps=swept)
+    if hydra.sweeper_options:
+        named = ", ".join(f"hydra.sweeper.{name}" for name in hydra.sweeper_options)
+        raise ConfigError(f"{named}: the sweeper basic has no options", "hydra/sweeper=optuna searches")
     if not swept:
         return plan.make(path, rest, changes=changes)
     wanted, settings, rest = plan.split(rest)
@@ -117,6 +120,25 @@ def _planned(path: Path, arguments: Sequence[str]) -> Plan:
     own = [f"condition={label}" for label in wanted]
     own += [f"campaign.{name}={value}" for name, value in settings.items()]
     return plan.make_multirun(path, jobs, labels_of(jobs), own, changes=changes)
+
+
+def _sweeper(path: Path, chosen: str, arguments: Sequence[str]) -> str:
+    """Return who says what is run: the command line, else the TOML.
+
+    Raises:
+        ConfigError: there is no such sweeper.
+    """
+    from retrain.campaign import plan
+    from retrain.config.campaign import declared
+    from retrain.config.schema import CAMPAIGN_KEYS
+
+    known = CAMPAIGN_KEYS["sweeper"]
+    found = chosen or plan.split(arguments)[1].get("sweeper") or declared(path, "sweeper") or known.default
+    if chosen and found not in known.choices:
+        raise ConfigError(
+            replace(unknown_name(kind="sweeper", name=found, known=known.choices), key="campaign.sweeper")
+        )
+    return found
 
 
 def _take(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -146,10 +168,10 @@ def _directory(options: dict[str, str], plan: Plan) -> Path | None:
 
 def _agreed(plan: Plan) -> bool:
     """Ask before many runs start, where somebody can answer."""
-    if len(plan.cells) <= MANY_RUNS or not ask.can_ask():
+    if plan.number <= MANY_RUNS or not ask.can_ask():
         return True
     with contextlib.suppress(ask.NoAnswer):
-        return ask.agreed(f"start {len(plan.cells)} runs?")
+        return ask.agreed(f"start {plan.number} runs?")
     return False
 
 

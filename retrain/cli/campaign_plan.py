@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from retrain.campaign.plan import Cell, Plan
+    from retrain.config.schema import RunConfig
 
 SAME_IN_ALL = ("training.seed", "logging.", "resume.", "backend.adapter_path")  # what a condition is not about
 
@@ -79,14 +80,13 @@ class Facts:
 
 def backends(plan: Plan) -> tuple[dict[str, Capabilities], list[Problem]]:
     """Return what the backend of each condition says of itself, and what keeps the campaign from being run here."""
-    firsts = {cell.label: cell.composed for cell in reversed(plan.cells)}
     offered, problems = dict[str, Capabilities](), list[Problem]()
-    for label, composed in firsts.items():
+    for label, composed in plan.firsts.items():
         offered[label], found = extras.backend_of(composed)
         problems += found
     for_report = extras.missing("tracking", "the report of a campaign")
     problems += [for_report] if for_report else []
-    currencies = {p.currency for label, c in firsts.items() if (p := offered[label].price(c.config))}
+    currencies = {p.currency for label, c in plan.firsts.items() if (p := offered[label].price(c.config))}
     if plan.campaign.budget_money and len(currencies) != 1:
         what = f"its runs cost {' and '.join(sorted(currencies))}" if currencies else "its runs have no price"
         message = f"campaign.budget_money = {plan.campaign.budget_money:g}, and {what}"
@@ -124,13 +124,15 @@ def facts(plan: Plan, offered: Mapping[str, Capabilities]) -> Facts:
 
 def disk_of_all(plan: Plan) -> int | None:
     """Return what all runs together leave on disk; those of a condition take the same."""
-    firsts = {cell.label: cell.composed.config for cell in reversed(plan.cells)}
-    taken: dict[str, int | None] = {}
-    for label, config in firsts.items():
-        memory = estimate.memory(config, device_bytes=memory_of_this_machine(config))
-        taken[label] = disk(config, measure(config), memory.dtype).total
-    each = [taken[cell.label] for cell in plan.cells]
+    taken = {label: disk_of(composed.config) for label, composed in plan.firsts.items()}
+    each = [taken[cell.label] for cell in plan.cells] or [taken[""]] * plan.number
     return None if None in each else sum(filter(None, each))
+
+
+def disk_of(config: RunConfig) -> int | None:
+    """Return what one run leaves on disk; None: the model is not here."""
+    memory = estimate.memory(config, device_bytes=memory_of_this_machine(config))
+    return disk(config, measure(config), memory.dtype).total
 
 
 def money_of(plan: Plan, offered: Mapping[str, Capabilities]) -> dict[str, float]:

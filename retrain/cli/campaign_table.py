@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from itertools import pairwise
@@ -29,6 +30,7 @@ PLAIN_MARKS = {
 BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 BAR_WIDTH = 8  # columns of a curve
 WIDEST_LABEL = 28
+LISTED_TRIALS = 12  # of a search; all are in its report
 LISTED_TROUBLE = 10  # runs whose trouble is shown; of more it is said how many
 
 # --- the list -------------------------------------------------------------------------------------------------------
@@ -56,7 +58,7 @@ def row(state: CampaignState) -> dict[str, str]:
     known = {
         "run": visible(status_view.name_of(state.directory)),
         "state": state.state,
-        "done": f"{counts.get('done', 0)}/{len(state.cells)}" if state.cells else "",
+        "done": f"{counts.get('done', 0)}/{state.number}" if state.cells else "",
         "failed": str(counts.get("failed", 0) or ""),
         "running": str(counts.get("running", 0) or ""),
         "time": spent(state),
@@ -86,8 +88,9 @@ def in_short(state: CampaignState) -> str:
 def counted(state: CampaignState) -> str:
     """Return how many runs are in which state: ``7 of 20 done, 1 failed, 2 running, 10 planned``."""
     counts, order = state.counts, [name for name in MARKS if name != "done"]
-    said = [f"{counts.get('done', 0)} of {len(state.cells)} done"]
-    return ", ".join(said + [f"{counts[name]} {name}" for name in order if counts.get(name)])
+    said = [f"{counts.get('done', 0)} of {state.number} done"]
+    said += [f"{counts[name]} {name}" for name in order if counts.get(name)]
+    return ", ".join(said + [f"{state.unasked} to be asked for"] * bool(state.unasked))
 
 
 # --- one campaign ---------------------------------------------------------------------------------------------------
@@ -150,12 +153,17 @@ def commands(state: CampaignState) -> list[tuple[str, str]]:
     """Return what to type next, the most useful first, each with what it does."""
     campaign, goes_on = place(state.directory), state.state in ("running", "stalled")
     found = [(f"retrain status {campaign} --watch", "look on")] if goes_on else []
-    if not goes_on and any(cell.state != "done" for cell in state.cells):
+    answered = ("done", "failed") if state.direction else ("done",)
+    if not goes_on and (state.unasked or any(cell.state not in answered for cell in state.cells)):
         found.append((f"retrain resume {campaign}", "do what is missing, from the last checkpoints"))
     if not goes_on and state.counts.get("failed"):
         found.append((f"retrain resume {campaign} --retry-failed", "the same, failed runs from their beginning"))
     if state.counts.get("done"):
-        found.append((f"retrain compare {campaign}", "which condition is better, and how sure that is"))
+        what = "the trials, best first" if state.direction else "which condition is better, and how sure that is"
+        found.append((f"retrain compare {campaign}", what))
+    if not goes_on and (state.directory / "best.toml").is_file():
+        best = place(state.directory / "best.toml")
+        found.append((f"retrain {best}", "the best trial against the start of the search, on new seeds"))
     if state.tracking_uri != "none" and any(cell.run for cell in state.cells):
         found.append((f"retrain ui {campaign}", "all curves in the tracker, grouped by condition"))
     return found or [(f"retrain status {campaign}", "look again")]
@@ -174,11 +182,12 @@ def matrix(state: CampaignState, style: Style, curves: Curves, *, bars: bool = T
     Where a line does not fit, steps of finished runs are left out; then the seeds are broken into several blocks.
     """
     marks = MARKS if style.unicode else PLAIN_MARKS
-    cells = {(cell.label, cell.seed): cell for cell in state.cells}
+    listed = set(shown_labels(state))
+    cells = {(cell.label, cell.seed): cell for cell in state.cells if cell.label in listed}
     values = {key: buckets(curves.of(cell.directory)) for key, cell in cells.items()} if bars else {}
     ends = [value for row in values.values() for value in row]
     drawn = {key: sparkline(row, min(ends), max(ends), style) for key, row in values.items() if row}
-    labels, seeds = state.labels, state.seeds
+    labels, seeds = shown_labels(state), state.seeds
     widest = WIDEST_LABEL if style.width is None else min(WIDEST_LABEL, max(len("condition"), style.width // 3))
     first = min(widest, max(columns(label) for label in ["condition", *labels]))
     for brief in (False, True):
@@ -195,11 +204,28 @@ def matrix(state: CampaignState, style: Style, curves: Curves, *, bars: bool = T
         for label in labels:
             found = [((label, seed), cells.get((label, seed))) for seed in block]
             painted = [painted_text(texts.get(key, ""), cell, column, style) for key, cell in found]
-            lines.append(GAP.join([fitted(visible(label), first, style), *painted]).rstrip())
+            name = fitted(visible(label), first, style, start=bool(state.direction))
+            lines.append(GAP.join([name, *painted]).rstrip())
             if any(key in drawn for key, _ in found):
                 row = [drawn.get(key, "").ljust(column) for key, _ in found]
                 lines.append(style.paint(GAP.join([" " * first, *row]).rstrip(), DIM))
-    return [*lines, *legend(state, marks, style, ends)]
+    hidden = len(state.labels) - len(labels)
+    more = [f"… and {hidden} trials more: retrain compare {place(state.directory)}"] * bool(hidden)
+    return [*lines, *more, *legend(state, marks, style, ends)]
+
+
+def shown_labels(state: CampaignState) -> list[str]:
+    """Return the conditions that are shown; of a search those that go on, then the best ones."""
+    if not state.direction:
+        return state.labels
+    sign = -1 if state.direction == "maximize" else 1
+    rank: dict[str, tuple[bool, float]] = {}
+    for cell in state.cells:
+        is_over = cell.state in ("done", "failed")
+        value = math.inf if cell.metric is None or cell.state == "failed" else sign * cell.metric
+        before = rank.get(cell.label, (True, value))
+        rank[cell.label] = (before[0] and is_over, min(before[1], value))
+    return sorted(state.labels, key=rank.__getitem__)[:LISTED_TRIALS]
 
 
 def cell_text(cell: Cell, marks: dict[str, str], *, brief: bool) -> str:
@@ -216,10 +242,14 @@ def painted_text(text: str, cell: Cell | None, width: int, style: Style) -> str:
     return (style.paint(text, COLOURS.get(cell.state, DIM)) if cell else text) + padding
 
 
-def fitted(text: str, width: int, style: Style) -> str:
-    """Return a label in so many columns; of one that is too long, the end, which tells conditions apart."""
+def fitted(text: str, width: int, style: Style, *, start: bool = False) -> str:
+    """Return a label in so many columns; of one that is too long, the part that tells conditions apart.
+
+    start: that is its start, as the number of a trial; else its end
+    """
     if columns(text) > width:
-        text = ("…" if style.unicode else "~") + text[1 - width :]
+        dots = "…" if style.unicode else "~"
+        text = text[: width - 1] + dots if start else dots + text[1 - width :]
     return text + " " * (width - columns(text))
 
 

@@ -51,11 +51,11 @@ class Lines:
         if self.seen is None:
             self.seen = {cell.name: cell.state for cell in state.cells if cell.state != "running"}
             at_once = f", {state.max_workers} at once" if state.max_workers > 1 else ""
-            missing = sum(cell.state in UNFINISHED for cell in state.cells)
-            self._say(f"campaign {shown(state.directory)}: {missing} of {len(state.cells)} runs to do{at_once}")
+            missing = sum(cell.state in UNFINISHED for cell in state.cells) + state.unasked
+            self._say(f"campaign {shown(state.directory)}: {missing} of {state.number} runs to do{at_once}")
             self.part = self._part(state)
         for cell in state.cells:
-            if self.seen.get(cell.name) != cell.state:
+            if self.seen.setdefault(cell.name, "planned") != cell.state:
                 self.seen[cell.name] = cell.state
                 self._say(run_line(state, cell))
         part = self._part(state)

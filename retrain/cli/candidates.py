@@ -206,7 +206,9 @@ def _names(line: Line, typed: str, *, removing: bool) -> Iterable[Candidate]:
     from retrain.config.schema import CAMPAIGN_KEYS, KEYS, SECTIONS
 
     section, dot, _ = typed.partition(".")
-    if typed.startswith("backend.options.") and not removing:
+    if typed and typed[:5] == "hydra"[: len(typed)]:
+        yield from _of_hydra(line)
+    elif typed.startswith("backend.options.") and not removing:
         yield from _prefixed("backend.options.", listings.backend_options(typed.removeprefix("backend.options.")))
     elif dot:
         table = CAMPAIGN_KEYS if section == "campaign" and line.command.sweeps else KEYS
@@ -224,6 +226,13 @@ def _names(line: Line, typed: str, *, removing: bool) -> Iterable[Candidate]:
         yield from (Candidate(f"{name}.", f"keys of [{name}]") for name in SECTIONS if not removing or name in tables)
 
 
+def _of_hydra(line: Line) -> Iterable[Candidate]:
+    from retrain.cli import listings
+
+    if line.command.sweeps and listings.is_campaign(line):
+        yield from (Candidate(f"{name}=", about) for name, (about, _) in listings.of_hydra().items())
+
+
 def _values(line: Line, name: str, typed: str) -> Iterable[Candidate]:
     """Yield what may stand right of ``=``; after a comma what may be added to a sweep."""
     from retrain.cli import listings
@@ -237,6 +246,8 @@ def _values(line: Line, name: str, typed: str) -> Iterable[Candidate]:
     found: Iterable[Candidate] = []
     if name in CHOICES:
         found = listings.group_files(name, line)
+    elif name.startswith("hydra") and line.command.sweeps:
+        found = map(Candidate, listings.of_hydra().get(name, ("", ()))[1])
     elif name == "condition" and line.command.sweeps:
         found = listings.conditions(line)
     elif section == "campaign" and line.command.sweeps and leaf in CAMPAIGN_KEYS:

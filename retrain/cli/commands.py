@@ -1,4 +1,7 @@
-"""Every command, once: its usage, its line in the help, its own help, and the module that does it."""
+"""Every command, once: its usage, its line in the help, its own help, and the module that does it.
+
+What RUN stands for in a usage is said by `retrain.cli.help`, and what --json prints by the topic `json`.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,15 @@ class Command:
 
     usage: str
     summary: str
-    details: str
     module: str
+    details: str = ""
     takes: tuple[str, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict[str, str])
     composes: bool = False
     sweeps: bool = False
 
 
-RUN_REFERENCES = """\
-RUN is a run directory, or short for one under outputs/:
-  mini          the latest run of mini.toml
-  mini@-2       the one before that
-  2025-06-01    any beginning that fits one run only
-  latest        the latest run of all"""
+FIELDS = "one JSON document on stdout, errors as JSON on stderr; fields: retrain man --topic json"
 
 COMMANDS: dict[str, Command] = {
     "train": Command(
@@ -61,6 +59,7 @@ Many runs: a TOML with [campaign], or --multirun (-m) and overrides that sweep: 
            --extend DIR         do what is new in the TOML, and what was interrupted, in that campaign
            --retry-failed       let failed runs of a campaign that goes on begin anew
            --yes                do not ask before many runs start
+           hydra/sweeper=optuna search instead: training.lr='interval(1e-5,1e-3)' hydra.sweeper.n_trials=20
 Exit code 3: it has ended, and not all of its runs are done. More: retrain man campaigns""",
         module="train",
         takes=("toml",),
@@ -78,15 +77,11 @@ started with, resolved.
 --all          every key, not only those that differ from the defaults
 --diff OTHER   only what differs from another TOML, or from the config of a run: key by key, both values and where they
                come from. Overrides are of CONFIG.toml
---json         one JSON document on stdout: kind ("run" or "campaign"), config, sources, derived, cautions, problems,
-               runs, of a campaign also campaign. With --diff: kind ("diff"), here, there, and diff, each with key,
-               here, there, here_source and there_source. Errors as JSON on stderr
+--json         {FIELDS}
 
 Of a TOML with [campaign], or with --multirun: how many runs, how much they generate, in which keys the conditions
 differ, how long it takes where earlier runs on this machine tell, and the smallest difference that so many seeds
-could detect. config is then what all runs have in common.
-
-{RUN_REFERENCES}""",
+could detect. The config is then what all runs have in common. Of a search: its space, sampler and aim.""",
         module="explain",
         takes=("toml",),
         flags={"--all": "", "--diff": "toml", "--json": ""},
@@ -96,15 +91,14 @@ could detect. config is then what all runs have in common.
     "fetch": Command(
         usage="retrain fetch [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--json]",
         summary="download what a run reads, for machines without network",
-        details="""\
+        details=f"""\
 The model with its tokenizer, the adapter to start from, the data and that of [eval], into the caches that a run reads
 (HF_HOME says where). Says of each whether it was there already, or how much was downloaded. What cannot be had is
 listed at the end, and the exit code is 1. Afterwards the run works with HF_HUB_OFFLINE=1.
 
 Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those of a run.
 
---json    one JSON document on stdout: items, each with kind, name, state ("local", "already there" or "downloaded"),
-          bytes, place and note; errors as JSON on stderr""",
+--json    {FIELDS}""",
         module="fetch",
         takes=("toml",),
         flags={"--json": ""},
@@ -113,7 +107,7 @@ Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those 
     "init": Command(
         usage="retrain init [--template NAME] [--interactive] [--output FILE] [--list [--json]]",
         summary="write a commented TOML to start from",
-        details="""\
+        details=f"""\
 --template NAME   demo: a tiny model, about a minute on any CPU (the default)
                   quickstart: a real model and your own problems, on one GPU
                   campaign: three conditions and four seeds of the tiny model, and a verdict
@@ -122,7 +116,7 @@ Without CONFIG.toml: retrain.toml in this folder. Overrides and flags are those 
                   config and what it would cost are shown before anything is written. Needs a terminal
 --output FILE     where to write it (default retrain.toml); an existing file is never overwritten
 --list            show the templates and write nothing
---json            with --list: one JSON document on stdout: templates, each with name, summary and default""",
+--json            with --list: {FIELDS}""",
         module="init",
         flags={"--template": "template", "--interactive": "", "--output": "file", "--list": "", "--json": ""},
     ),
@@ -148,12 +142,11 @@ backend = "module:attribute"; what it has to have is in the manual: retrain man 
     "plugins": Command(
         usage="retrain plugins [CONFIG.toml] [--kind KIND] [--json]",
         summary="list every name that a config may choose, with its origin and options",
-        details="""\
+        details=f"""\
 With CONFIG.toml: also the modules of your own that it names. Nothing is imported: they are read, not run.
 
 --kind KIND   one family only: mode, baseline, transform, signal, detector, reward, data, engine or backend
---json        one JSON document on stdout: plugins, each with kind, name, origin ("built-in", "entry point" or
-              "module"), where, target, summary and options (null: not known without importing it)""",
+--json        {FIELDS}""",
         module="plugins",
         takes=("toml",),
         flags={"--kind": "family", "--json": ""},
@@ -161,21 +154,17 @@ With CONFIG.toml: also the modules of your own that it names. Nothing is importe
     "backends": Command(
         usage="retrain backends [--json]",
         summary="see what each backend and engine honours and needs, and whether it is usable here",
-        details="""\
+        details=f"""\
 Also those of installed packages. Nothing is imported: the choices say themselves what they can do.
 
---json    one JSON document on stdout: backends and engines, each with kind, name, origin ("built-in" or "entry point"),
-          where, target, summary, usable, missing (modules), fix (what to type, or ""), needs (modules), extra, devices,
-          here (those of devices that are there), trains ("lora", "full"; backends), gives (of each token, beside its
-          log-probability; engines), resume (how exactly a run goes on; backends), honours and ignores (config keys),
-          options; null: not known without importing it, or not of that kind""",
+--json    {FIELDS}""",
         module="backends",
         flags={"--json": ""},
     ),
     "doctor": Command(
         usage="retrain doctor [CONFIG.toml] [OVERRIDE …] [--FLAG VALUE …] [--probe] [--json]",
         summary="look at what is really there, and whether a config would run on it",
-        details="""\
+        details=f"""\
 Without CONFIG.toml: retrain.toml in this folder, if there is one. Overrides and flags are those of a run. Of a TOML
 with [campaign], each condition is looked at once.
 
@@ -186,10 +175,7 @@ reference answers (which must count as correct) and on those of other problems (
 
 --probe   load the model, sample 64 prompts and compute one gradient: how many groups there are to learn from, how many
           completions are cut, how fast it is, whether sampler and trainer agree, how long the run would take
---json    one JSON document on stdout: config (file or null), conditions, probe, verdict (the worst there is), fix (the
-          one thing to do first, or ""), and checks: each with family, name, condition (of a campaign, else ""),
-          verdict ("ok", "warn", "fail", "skipped"), found, fix, seconds. Of a later condition only what differs from
-          the first is listed. Errors in arguments as JSON on stderr
+--json    {FIELDS}
 
 Nothing is written but what is cached: tokenizer and data of the hub. Missing models are not downloaded.
 
@@ -209,28 +195,11 @@ One RUN: more about it. One CAMPAIGN: its conditions and seeds as a table, with 
 
 --watch   show it again every 2 seconds until Ctrl-C; in a pipe, a line for each run that has moved on
 --all     every run, not only the newest 20
---json    one JSON document on stdout: campaigns, and the runs that belong to none, newest first, all of them;
-          errors as JSON on stderr
+--json    {FIELDS}
 
 A run is running, done, failed or interrupted; stalled when it has made no progress for health.stall_timeout seconds;
 interrupted too when its process is gone without a word (kill -9); damaged when run.json cannot be read. On another
-machine the process cannot be looked for: there a run is also stalled when it has written nothing for three minutes.
-
-A run in --json: directory, name, state, cause (likely cause of trouble; "": none), phase, phase_seconds, steps_done,
-max_steps, reward, correct_rate (both of the last step), eval_score, eval_step (the last held-out score), best_score,
-best_step, seconds_per_step, eta_seconds, started, ended (unix seconds), active_seconds (without the time that it lay
-idle), exit_reason, problems (health rules that are broken now: rule, step, message, hint, evidence, until), stacks (a
-file in directory), money (spent so far, by currency; empty where the backend has no price), commands (what to type
-next). What is not known is null or "".
-
-A campaign in --json: directory, name, kind ("campaign" or "multirun"), state, cause, metric, baseline, max_workers,
-eta_seconds (of the whole), started, ended, active_seconds, conditions (labels, in order), seeds, counts (runs by
-state), steps_done, max_steps, money (of all runs together), commands, and runs: the keys of a run, and label (its
-condition), seed, attempts and metric_value (the last value of the campaign's metric). A run of a campaign may also be
-planned.
-
-{RUN_REFERENCES}
-CAMPAIGN likewise: abl is the latest campaign of abl.toml, and its runs are in its folder runs/.""",
+machine the process cannot be looked for: there a run is also stalled when it has written nothing for three minutes.""",
         module="status",
         takes=("run",),
         flags={"--watch": "", "--all": "", "--json": ""},
@@ -247,17 +216,10 @@ RUN|CAMPAIGN   several: conditions are what differs in their configs, the first 
 --failures floor  count failed runs with the lowest value there is, or 0 if that is lower; without it there is no
                   verdict where conditions lost runs unequally
 --html FILE       write the report there; replaces FILE
---json            one JSON document on stdout: name, headline, metric, baseline, min_effect, failures, compared,
-                  warnings, looks, conditions, problems, comparisons, secondary, runs; null: not known; errors as JSON
-                 on stderr
+--json            {FIELDS}
 
-A comparison in --json: label, baseline, seeds (common ones), difference, low, high (95 %, jointly, over seeds),
-problems_low, problems_high (the same over seeds and problems), p, p_holm, improvement (chance to be ahead on a new
-seed), improvement_low, improvement_high, verdict ("better", "worse", "equivalent", "cannot tell", "no verdict"), reason
-(of no verdict), spread, detectable, detectable_low, detectable_high, seeds_needed, sentence. problems: count, left_out
-(some run could not score them), reason (why there is no interval over problems). What they mean: retrain man compare
-
-{RUN_REFERENCES}""",
+Of a search: its trials, best first. That is no verdict; best.toml in its directory is the campaign that gives one.
+What all numbers mean: retrain man --topic compare""",
         module="compare",
         takes=("run",),
         flags={"--metric": "metric", "--by": "key", "--failures": "floor", "--html": "file", "--json": ""},
@@ -265,15 +227,13 @@ seed), improvement_low, improvement_high, verdict ("better", "worse", "equivalen
     "resume": Command(
         usage="retrain resume RUN|CAMPAIGN [OVERRIDE …] [--FLAG VALUE …] [--retry-failed]",
         summary="go on with a run or a campaign that was interrupted or failed, in place",
-        details=f"""\
+        details="""\
 Goes on from the newest whole checkpoint, with the config that the run was started with. Overrides and flags may change
 what no step depends on: the length (--max-steps, also of a finished run), saving, logging and health.
 `retrain CONFIG.toml --resume RUN` is the same with the TOML's values. More: retrain man resume
 
 Of a CAMPAIGN every run that is not done is started: half-done ones from their checkpoints. --retry-failed lets failed
-runs begin anew instead. It takes no overrides.
-
-{RUN_REFERENCES}""",
+runs begin anew instead. It takes no overrides.""",
         module="resume",
         takes=("run",),
         flags={"--retry-failed": ""},
@@ -297,12 +257,7 @@ is counted, and refused when it is everything. A seed of -1 means the default on
 --test            the whole test split of data.source, instead of the held-out part
 --eval-samples 8  more completions of each problem: gives pass@2, pass@4, pass@8
 --eval-source S   other problems; also --eval-path FILE, --eval-name, --eval-split, and any other override of a run
---json            one JSON document on stdout: kind (run, adapter, model), weights, model, part, source, problems,
-                  trained_on (null: not known), reward, samples, temperature, top_p, max_tokens, seed, score, score_se,
-                  pass_at (k: value, se), training_reward (null: it is the reward), length_mean, truncated_rate,
-                  unscorable; errors as JSON on stderr
-
-{RUN_REFERENCES}""",
+--json            {FIELDS}""",
         module="eval",
         takes=("weights", "toml"),
         flags={"--best": "", "--checkpoint": "number", "--test": "", "--json": ""},
@@ -311,16 +266,13 @@ is counted, and refused when it is everything. A seed of -1 means the default on
     "debug-batch": Command(
         usage="retrain debug-batch FILE [--devices TEXT] [--json]",
         summary="find what made a step's loss or gradient not finite",
-        details="""\
+        details=f"""\
 FILE is RUN/debug/step-N.pt, which a run keeps when it stops for that reason. The same loss is computed again, with the
 weights and the micro-batches of then, and once more for each completion alone. What is not finite is named: inputs,
 weights, the module and the tokens of log-probabilities, the loss and gradient of completions, and of parameters.
 
 --devices TEXT   where to compute it: cpu, gpu:0 (default: as the run's config says)
---json           one JSON document on stdout: file, step (steps done before), reason, device, dtype, first (inputs,
-                 weights, log-probabilities, loss, gradient, or "": all is finite), to_blame (rows of the batch),
-                 inputs, weights, module, logprobs, loss, grad_norm, rows, gradients; a number that is not finite is
-                 text; errors as JSON on stderr""",
+--json           {FIELDS}""",
         module="debug_batch",
         takes=("file",),
         flags={"--devices": "text", "--json": ""},
@@ -328,7 +280,7 @@ weights, the module and the tokens of log-probabilities, the loss and gradient o
     "man": Command(
         usage="retrain man [TOPIC] [--list-topics] [--search WORDS] [--path] [--check] [--sync] [--no-pager] [--json]",
         summary="read the manual, or find something in it: keys, commands, the maths, what to do about trouble",
-        details="""\
+        details=f"""\
 Without TOPIC: the topics, a line each. On a terminal the text is laid out to its width, and goes through a pager when
 it is taller than the screen: $RETRAIN_PAGER, $MANPAGER, $PAGER, or less. In a pipe it is Markdown, as it is written.
 
@@ -341,13 +293,7 @@ it is taller than the screen: $RETRAIN_PAGER, $MANPAGER, $PAGER, or less. In a p
 --check          exit code 1 when a generated part of a topic is not what it would be now, with its file and line
 --sync           write those parts anew, and print which have changed
 --no-pager       print all of it at once
---json           one JSON document on stdout; errors as JSON on stderr:
-                 of a TOPIC   name, about, text (Markdown), source (its file)
-                 of topics    topics, each with name, about, source
-                 --search     query, replaced (words that are nowhere, with those looked for instead; "": none), hits
-                              (none: [], and exit code 1), each with kind, name, topic, heading, text, command (what to
-                              type; "": nothing)
-                 --path       path            --check   stale: []            --sync   changed: file, line, block""",
+--json           {FIELDS}""",
         module="man",
         takes=("topic",),
         flags={
@@ -373,20 +319,14 @@ it is taller than the screen: $RETRAIN_PAGER, $MANPAGER, $PAGER, or less. In a p
 --limit K       at most K; default 4 on a terminal, 64 in --html, all in --json
 --signal        colour by uncertainty instead of advantage
 --html FILE     one page with all of it to look at in a browser, offline; replaces FILE
---json          one JSON document on stdout: run, step, completions; errors as JSON on stderr
+--json          {FIELDS}
 
 Without --best and --worst: the best and the worst of each group, beginning where a group's rewards differ most, then
 the second best and second worst, and so on.
 
 Green is a positive advantage, red a negative one, strong where it is near the step's largest. Planning tokens are
 underlined. A character that is split over tokens is shown once, in the colour of its first token. In a pipe, and with
-NO_COLOR, planning tokens are between « and » and a line gives every token's number.
-
-A completion in --json: task_id, group, rollout, prompt, completion, answer, reward (null: unscorable), reward_parts,
-error, finish_reason, policy_version, prompt_tokens, and one value a token: token_ids, logprobs, entropies, advantages,
-uncertainty, planning (null: not on file).
-
-{RUN_REFERENCES}""",
+NO_COLOR, planning tokens are between « and » and a line gives every token's number.""",
         module="rollouts",
         takes=("run",),
         flags={
@@ -404,13 +344,11 @@ uncertainty, planning (null: not on file).
     "ui": Command(
         usage="retrain ui [RUN|CAMPAIGN] [--experiment NAME] [--port N]",
         summary="serve the tracker's pages: a run's, a campaign's by condition, or the charts of all runs",
-        details=f"""\
+        details="""\
 Prints the address on stdout and serves it until Ctrl-C.
 
 --experiment NAME   without RUN: the experiment whose charts are shown (default retrain)
---port N            default: a free one
-
-{RUN_REFERENCES}""",
+--port N            default: a free one""",
         module="ui",
         takes=("run",),
         flags={"--experiment": "text", "--port": "number"},
@@ -418,7 +356,6 @@ Prints the address on stdout and serves it until Ctrl-C.
     "sync": Command(
         usage="retrain sync RUN|CAMPAIGN",
         summary="send to the tracker what it has missed of a run, or of a campaign and all its runs",
-        details=RUN_REFERENCES,
         module="sync",
         takes=("run",),
     ),
@@ -442,36 +379,3 @@ files beside the TOML of the line, and needs no update with the program.
         flags={"--words": ""},
     ),
 }
-
-
-def general_help() -> str:
-    """Return what `retrain --help` prints."""
-    width = max(len(name) for name in COMMANDS)
-    others = "\n".join(f"  {name:<{width}}  {c.summary}" for name, c in COMMANDS.items() if name != "train")
-    return f"""\
-retrain: one TOML becomes one finished, tracked, repeatable reinforcement learning run
-
-  {COMMANDS["train"].usage}
-                             {COMMANDS["train"].summary}
-
-Commands:
-{others}
-
-  retrain COMMAND --help     more about one; retrain train --help: about overrides and flags
-  retrain --version
-
-Everywhere, before or after the command:
-  -q, --quiet                results and errors only
-  -v, --verbose              also what libraries log, every step, and where the time goes
-  --json                     for programs, where a command has it: one JSON document on stdout, errors as one on stderr
-NO_COLOR=1, FORCE_COLOR=1, COLUMNS=80 and TERM=dumb are heeded. A value that looks like a switch: --run-name=-q
-
-New here:
-  retrain init               write retrain.toml, a run that takes about a minute on a CPU
-  retrain retrain.toml       do it"""
-
-
-def command_help(name: str) -> str:
-    """Return what `retrain COMMAND --help` prints."""
-    command = COMMANDS[name]
-    return f"{command.usage}\n\n{command.summary[0].upper()}{command.summary[1:]}.\n\n{command.details}"

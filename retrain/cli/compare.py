@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.cli import extras, output
+from retrain.cli import extras, output, search_table
 from retrain.cli.flags import parse
 from retrain.cli.status_view import Style, visible
 from retrain.errors import ConfigError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from retrain.compare import Verdicts
+    from retrain.ranking import Ranking
 
 HELP = "retrain compare --help"
 COLOURS = {"better": 32, "worse": 31, "equivalent": 36}  # ANSI
@@ -41,8 +42,10 @@ def main(arguments: Sequence[str]) -> int:
     extras.require("tracking", "comparing runs")
     places = [find_either(reference) for reference in given]
 
-    from retrain import compare
+    from retrain import compare, ranking
 
+    if len(places) == 1 and "--by" not in flags and is_campaign(places[0]) and ranking.is_search(places[0]):
+        return ranked(ranking.load(places[0], flags.get("--metric", "")), flags)
     by = [key.strip() for key in flags.get("--by", "").split(",") if key.strip()]
     study = compare.load(places, flags.get("--metric", ""), by=by, floor="--failures" in flags)
     study = replace(study, looks=[*study.looks, *record_looks(places)])
@@ -52,6 +55,27 @@ def main(arguments: Sequence[str]) -> int:
         output.document(compare.document(verdicts))
     else:
         print(text(verdicts, Style.of(sys.stdout), where))
+    return 0
+
+
+def ranked(found: Ranking, flags: dict[str, str]) -> int:
+    """Show the trials of a search, best first.
+
+    Raises:
+        ConfigError: no file can be written where one is asked for.
+    """
+    from retrain import ranking, report
+
+    where = found.directory / "report.html"
+    if "--html" in flags:
+        where = Path(flags["--html"])
+        written_to(where, report.ranking_page(found))
+    elif "--metric" not in flags and found.state != "running":
+        report.write_ranking(found)
+    if "--json" in flags:
+        output.document(ranking.document(found))
+    else:
+        print(search_table.text(found, Style.of(sys.stdout), str(where) if where.is_file() else ""))
     return 0
 
 
@@ -81,13 +105,8 @@ def written(verdicts: Verdicts, places: Sequence[Path], flags: dict[str, str]) -
     from retrain import report
 
     if "--html" in flags:
-        file = Path(flags["--html"])
-        try:
-            file.write_text(report.page(verdicts), encoding="utf-8")
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
-            raise ConfigError(f"{file} cannot be written: {reason}; --html FILE writes elsewhere") from error
-        return str(file)
+        written_to(Path(flags["--html"]), report.page(verdicts))
+        return flags["--html"]
     [place, *others] = places
     if others or not is_campaign(place):
         return ""
@@ -95,6 +114,19 @@ def written(verdicts: Verdicts, places: Sequence[Path], flags: dict[str, str]) -
     if not changed and verdicts.study.manifest.get("state") != "running":
         report.write(place)
     return str(place / "report.html") if (place / "report.html").is_file() else ""
+
+
+def written_to(file: Path, page: str) -> None:
+    """Write a page where the user wants it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(f"{file} cannot be written: {reason}; --html FILE writes elsewhere") from error
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------

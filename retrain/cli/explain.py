@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrain.cli import extras, output
+from retrain.cli import extras, formulas, output
 from retrain.cli.derived import Derived, bytes_text, derive, disk_text, money_text, sentence
 from retrain.cli.flags import take_own
 from retrain.config.cautions import cautions
@@ -67,10 +67,20 @@ def main(arguments: Sequence[str]) -> int:
 
 def of_campaign(plan: Plan, switches: Collection[str]) -> int:
     """Print the explanation of a campaign: the whole, then what all of its runs have in common."""
-    from retrain.cli import campaign_plan
+    from retrain.cli import campaign_plan, search_explained
 
     backends, problems = campaign_plan.backends(plan)
-    found, common = campaign_plan.facts(plan, backends), plan.composed
+    common = plan.composed
+    if plan.search is None:
+        facts = campaign_plan.facts(plan, backends)
+        told, parts = campaign_plan.document(plan, facts), campaign_plan.text(plan, facts)
+        varied = {"training.seed", *(key for row in facts.conditions for key in row.differs)}
+        lines = pipelines(facts.conditions)
+    else:
+        told = search_explained.document(plan, plan.search, backends)
+        parts = search_explained.text(plan, plan.search, backends)
+        varied = {"training.seed", *(dimension.name for dimension in plan.search.space)}
+        lines = [pipeline_text("Pipeline that the search starts from:", formulas.pipeline(common.config))]
     if "--json" in switches:
         known = {
             "kind": "campaign",
@@ -79,14 +89,12 @@ def of_campaign(plan: Plan, switches: Collection[str]) -> int:
             "cautions": looks_twice(plan),
             "problems": [dataclasses.asdict(problem) for problem in problems],
         }
-        output.document(known | campaign_plan.document(plan, found))
+        output.document(known | told)
         return 0
     everything = "--all" in switches
     head = "Every run" if everything else f"Every run differs from the defaults in (all {len(KEYS)} keys: --all)"
-    parts = campaign_plan.text(plan, found)
-    varied = {"training.seed", *(key for row in found.conditions for key in row.differs)}
     parts.append("\n".join([f"{head}:", *key_lines(common, everything=everything, without=varied)]))
-    parts += pipelines(found.conditions)
+    parts += lines
     size = derive(common.config, common.name, dt.datetime.now().astimezone(), extras.backend_of(common)[0])
     parts.append("\n".join([*folded(f"Model:      {size_of(size)}"), *memory_lines(size.memory)]))
     parts += warnings(looks_twice(plan), problems)
@@ -108,8 +116,7 @@ def looks_twice(plan: Plan) -> list[str]:
     """Return the cautions about a campaign and its runs, each once."""
     from retrain.campaign import devices
 
-    firsts = {cell.label: cell.composed.config for cell in reversed(plan.cells)}
-    of_runs = (line for config in firsts.values() for line in cautions(config))
+    of_runs = (line for composed in plan.firsts.values() for line in cautions(composed.config))
     return list(dict.fromkeys([*devices.cautions(plan), *of_runs]))
 
 

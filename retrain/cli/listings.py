@@ -274,6 +274,21 @@ def of_campaign_key(key: Key, typed: str, line: Line) -> Iterable[Candidate]:
     return of_key(key, typed, line)
 
 
+def of_hydra() -> dict[str, tuple[str, Iterable[str]]]:
+    """Return what of Hydra's own a campaign takes → (what it is, the values that it may have)."""
+    from retrain.campaign import launchers, search
+    from retrain.config.schema import CAMPAIGN_KEYS
+
+    launcher, sweeper = CAMPAIGN_KEYS["launcher"], CAMPAIGN_KEYS["sweeper"]
+    options = {"direction": search.DIRECTIONS}
+    return {
+        "hydra/launcher": (launcher.help, (launcher.default, *launchers.PLUGINS)),
+        "hydra/sweeper": (sweeper.help, sweeper.choices),
+        "hydra/sweeper/sampler": ("who proposes the trials of a search", search.SAMPLERS),
+        **{f"hydra.sweeper.{name}": ("an option of a search", options.get(name, ())) for name in search.OPTIONS},
+    }
+
+
 def backend_options(typed: str) -> Iterator[Candidate]:
     """Yield ``threads=``: the options of the backends, and their values behind it."""
     from importlib import import_module

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from retrain import __version__
 from retrain.cli import output
-from retrain.cli.commands import COMMANDS, command_help, general_help
+from retrain.cli.commands import COMMANDS
+from retrain.cli.help import command_help, general_help
 from retrain.errors import ConfigError, Interrupted, Problem, RetrainError, nearest
 
 if TYPE_CHECKING:

@@ -138,8 +138,8 @@ def campaign_document(state: CampaignState) -> dict[str, Any]:
         }
         for cell in state.cells
     ]
-    names = ("name", "kind", "state", "cause", "metric", "baseline", "max_workers", "eta_seconds")
-    times = ("started", "ended", "active_seconds")
+    names = ("name", "kind", "state", "cause", "metric", "direction", "baseline", "max_workers", "unasked")
+    times = ("eta_seconds", "started", "ended", "active_seconds")
     return {
         "directory": str(state.directory),
         **{name: getattr(state, name) for name in (*names, *times)},

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from retrain.cli import ask
-from retrain.cli.commands import general_help
+from retrain.cli.help import general_help
 
 FILE = Path("retrain.toml")
 OUTPUTS = Path("outputs")

@@ -88,11 +88,28 @@ def is_in(path: Path, seen: frozenset[Path] = frozenset()) -> bool:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
+    return "campaign" in table or any(is_in(parent, seen | {path.resolve()}) for parent in _parents(path, table))
+
+
+def declared(path: Path, key: str, seen: frozenset[Path] = frozenset()) -> Any:
+    """Return a key of `[campaign]` in a TOML or those that it extends, nearest first; None: none sets it."""
+    if path.resolve() in seen:
+        return None
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    own = table.get("campaign")
+    if isinstance(own, dict) and key in own:
+        return own[key]
+    found = (declared(parent, key, seen | {path.resolve()}) for parent in reversed(_parents(path, table)))
+    return next((value for value in found if value is not None), None)
+
+
+def _parents(path: Path, table: Mapping[str, Any]) -> list[Path]:
     extends = table.get("extends", [])
-    parents = [
-        path.parent / name for name in (extends if isinstance(extends, list) else [extends]) if isinstance(name, str)
-    ]
-    return "campaign" in table or any(is_in(parent, seen | {path.resolve()}) for parent in parents)
+    names = extends if isinstance(extends, list) else [extends]
+    return [path.parent / name for name in names if isinstance(name, str)]
 
 
 def read(files: Sequence[TomlFile], reader: Reader, cwd: Path) -> CampaignTable | None:
@@ -119,6 +136,12 @@ def read(files: Sequence[TomlFile], reader: Reader, cwd: Path) -> CampaignTable 
             reader.problems += problems
             if not problems:
                 found[name], origins[name] = value, origin
+        if isinstance(found.get("space"), dict) and "space" in table:
+            entries = list(_space_entries(found["space"]))
+            found["space"] = {dotted: value for dotted, value, _ in entries}
+            for dotted, _, place in entries:
+                line = file.line("campaign", "space", *place)
+                origins[f"space.{dotted}"] = Origin(kind="file", file=file.shown, line=line)
         if isinstance(table.get("conditions"), list):
             conditions = [
                 _condition(table, file, index, reader, cwd)
@@ -135,6 +158,18 @@ def read(files: Sequence[TomlFile], reader: Reader, cwd: Path) -> CampaignTable 
     )
     reader.problems += _between_keys(made, given=set(found))
     return made
+
+
+def _space_entries(table: Mapping[str, Any], *before: str) -> Iterator[tuple[str, Any, tuple[str, ...]]]:
+    """Yield what is searched: its dotted name, its value and its place in the table."""
+    for name, value in table.items():
+        place = (*before, name)
+        if isinstance(value, dict):
+            yield from _space_entries(value, *place)
+            continue
+        flag = "--" + name.replace("_", "-")
+        plain = ".".join(place)
+        yield plain if before or plain in (*CHOICES, *KEYS) else FLAGS.get(flag, plain), value, place
 
 
 def _key_problems(name: str, value: Any, origin: Origin) -> list[Problem]:
@@ -157,6 +192,15 @@ def _between_keys(table: CampaignTable, given: set[str]) -> Iterator[Problem]:
     if repeated:
         shown = ", ".join(map(str, repeated))
         yield table.at("seeds").problem(f"campaign.seeds holds {shown} twice", "name each seed once", "campaign.seeds")
+    if table.values.sweeper == "optuna":
+        for name in sorted({"conditions", "baseline"} & given):
+            message = f'campaign.{name} is set, and campaign.sweeper = "optuna" makes its own conditions'
+            yield table.at(name).problem(message, f"leave {name} out, or the sweeper", f"campaign.{name}")
+        return
+    for name in sorted({"space", "sweeper_options"} & given):
+        yield table.at(name).problem(
+            f"campaign.{name} is set, and nothing is searched", 'sweeper = "optuna"', f"campaign.{name}"
+        )
     if "conditions" in given and not table.values.conditions:
         yield table.at("conditions").problem(
             "campaign.conditions is empty", "name some, or leave it out for the ablation of five", "campaign.conditions"

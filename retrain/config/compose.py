@@ -68,12 +68,16 @@ class Composed:
         copy = self.replace(key, KEYS[key].default, "")
         return replace(copy, origins={**copy.origins, key: DEFAULT})
 
-    def to_toml(self) -> str:
-        """Return the TOML that gives this config again: every key, resolved unless it needs the environment."""
+    def to_toml(self, *, resolved: bool = True) -> str:
+        """Return the TOML that gives this config again: every key, resolved unless it needs the environment.
+
+        resolved: False keeps what was written, for configs that change a key which others refer to
+        """
         sections: dict[str, dict[str, Any]] = {}
         for dotted, key in KEYS.items():
-            value = getattr(getattr(self.config, key.section), key.name)
-            sections.setdefault(key.section, {})[key.name] = rerunnable(self.written[dotted], value, self.written)
+            value, written = getattr(getattr(self.config, key.section), key.name), self.written[dotted]
+            kept = rerunnable(written, value, self.written) if resolved else written
+            sections.setdefault(key.section, {})[key.name] = kept
         source = self.path.name if self.path else "the command line alone"
         head = (
             f"# The resolved config of a run, made by retrain {retrain.__version__} from {source}.\n"
@@ -293,10 +297,11 @@ def _name(path: Path) -> str:
 
 
 def _run_source(path: Path) -> Path | None:
-    """Return the TOML that a run's config.toml was made from; None for any other TOML."""
-    with suppress(OSError, ValueError, KeyError, TypeError):  # not a run directory
-        source = json.loads((path.resolve().parent / "run.json").read_text(encoding="utf-8"))["source"]
-        return Path(source) if source else None
+    """Return the TOML that a run's config.toml or a campaign's files were made from; None for any other TOML."""
+    for record in ("run.json", "manifest.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # not such a directory
+            source = json.loads((path.resolve().parent / record).read_text(encoding="utf-8"))["source"]
+            return Path(source) if source else None
     return None
 
 

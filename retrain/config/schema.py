@@ -320,6 +320,15 @@ class Campaign:
     launcher: str = key("local", "local: processes of this machine; or a launcher of Hydra, such as submitit_slurm")
     launcher_options: dict[str, Any] = key({}, "options of that launcher, such as partition", owner="campaign.launcher")
     conditions: list[dict[str, Any]] = key([], "tables of keys, or of overrides; empty: the ablation of five")
+    sweeper: str = key("basic", "basic: run the conditions; optuna: search a space", choices=("basic", "optuna"))
+    sweeper_options: dict[str, Any] = key(
+        {},
+        "of optuna: n_trials, direction, sampler (tpe, random, grid; or a table of name, seed, …), study_name, storage",
+        owner="campaign.sweeper",
+    )
+    space: dict[str, Any] = key(
+        {}, 'what optuna searches: "training.lr" = "tag(log, interval(1e-5, 1e-3))"', owner="campaign.sweeper"
+    )
     baseline: str = key("", "the condition that the others are compared with; empty: the first")
     metric: str = key("eval/score", "what they are compared by, at the last step", takes="metric")
     min_effect: float = key(0.0, "the difference that matters, in units of the metric; 0: none was named", low=0.0)

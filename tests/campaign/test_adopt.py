@@ -16,7 +16,7 @@ from retrain import tracking
 from retrain.campaign import adopt, conduct, plan
 from retrain.campaign.hydra_job import ORDERS
 from retrain.campaign.launchers import supersede
-from retrain.campaign.launching import order_of
+from retrain.campaign.launching import orders_of
 from retrain.campaign.manifest import Manifest
 from retrain.campaign.supervisor import LOG, supervise
 from retrain.store import RunRecord, read_metrics, steps_done
@@ -66,7 +66,7 @@ def outlived(tmp_path, monkeypatch):
     manifest.write(root)
     folder = root / "launch" / "earlier"
     folder.mkdir(parents=True)
-    orders = [asdict(order_of(root, manifest, run)) for run in manifest.runs]
+    orders = [*map(asdict, orders_of(root, manifest, manifest.runs).values())]
     (folder / ORDERS).write_text(json.dumps({"orders": orders, "slots": 0, "outlives": True, "host": "", "pid": 0}))
     yield root
     assert until(lambda: not marked(mark))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from retrain.campaign import conduct, devices, plan
-from retrain.campaign.launching import order_of
+from retrain.campaign.launching import orders_of
 from retrain.campaign.local import GPUS
 from retrain.campaign.manifest import Manifest
 from retrain.cli.main import main
@@ -65,5 +65,5 @@ def test_an_order_carries_the_device_that_its_config_names(said, tmp_path):
         name="abl", source="", kind="campaign", campaign=plan.keys_as_dict(planned.campaign), conditions=[],
         runs=[conduct._entry(cell) for cell in planned.cells], tracking_uri="none", experiment="", places=[], cwd=".",
     )  # fmt: skip
-    found = [order_of(root, manifest, run).devices for run in manifest.runs]
+    found = [order.devices for order in orders_of(root, manifest, manifest.runs).values()]
     assert found == ["auto", "auto", "gpu:1", "gpu:1"]

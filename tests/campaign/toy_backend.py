@@ -8,6 +8,7 @@ It starts a process of its own, which would sleep on for ever, as plugins do. Wi
 cause of every fault is gone; TOY_SECONDS is how long a step takes.
 """
 
+import math
 import os
 import resource
 import signal
@@ -30,6 +31,7 @@ class Options:
     fault: str = ""  # raise, refuse, exit, kill, hang, memory
     seconds: float = 0.0  # a step
     price: float = 0.0  # of a million tokens of any kind
+    peak: float = 0.0  # the best learning rate; 0: the higher the better
 
 
 def prices(config):
@@ -68,7 +70,10 @@ class Toy:
 
     def finish(self, job, store, step):
         """Write the line of a step and its checkpoint."""
-        score = min(1.0, job.config.training.lr * 1e4 * step / 10)
+        training, peak = job.config.training, self.options.peak
+        score = min(1.0, training.lr * 1e4 * step / 10)
+        if peak:
+            score = -abs(math.log10(training.lr / peak)) + training.seed / 100
         metrics = {"reward/mean": score, "eval/score": score, "tokens/generated": SAMPLED, "time/total": 0.1}
         if job.prices:
             metrics[MONEY] = job.prices.of(Usage(prompt=PROMPT, sampled=SAMPLED, trained=TRAINED))

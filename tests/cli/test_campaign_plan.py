@@ -7,7 +7,6 @@ import pytest
 
 from retrain.campaign import plan
 from retrain.cli import campaign_plan
-from retrain.cli.commands import command_help
 from retrain.cli.main import main
 from retrain.config import compose
 from retrain.power import detectable_difference
@@ -129,7 +128,6 @@ def test_json_has_the_keys_of_a_run_and_those_of_a_campaign(capsys):
     ]  # fmt: skip
     assert all(run["directory"] == f"{found['derived']['directory']}/runs/{run['name']}" for run in found["runs"])
     assert [row["baseline"] for row in found["derived"]["conditions"]] == [True, False, False]
-    assert [name for name in found if name not in command_help("explain")] == []
     assert (found["derived"]["money_at_most"], found["derived"]["budget_money"]) == ({}, 0.0)
 
 

@@ -84,6 +84,14 @@ EXACTLY = {
     "mini.toml condition=": [],
     "mini.toml cond": [],
     "abl.toml cond": ["condition="],
+    "mini.toml hydra": [],
+    "mini.toml -m hydra/sw": ["hydra/sweeper=", "hydra/sweeper/sampler="],
+    "mini.toml -m hydra/sweeper=": ["hydra/sweeper=basic", "hydra/sweeper=optuna"],
+    "mini.toml -m hydra/launcher=sub": ["hydra/launcher=submitit_local", "hydra/launcher=submitit_slurm"],
+    "mini.toml -m hydra/sweeper/sampler=": [f"hydra/sweeper/sampler={name}" for name in ("tpe", "random", "grid")],
+    "mini.toml -m hydra.sweeper.direction=ma": ["hydra.sweeper.direction=maximize"],
+    "mini.toml -m hydra.sweeper.n": ["hydra.sweeper.n_trials=", "hydra.sweeper.n_jobs="],
+    "abl.toml campaign.sweeper=o": ["campaign.sweeper=optuna"],
     "abl.toml condition=": ["condition=cold", "condition=maxrl+gtpo", "condition=rloo+none"],
     "abl.toml condition=cold,": ["condition=cold,maxrl+gtpo", "condition=cold,rloo+none"],
     "abl.toml campaign.max_w": ["campaign.max_workers="],
@@ -314,6 +322,7 @@ def test_a_shell_that_is_not_known_is_refused(arguments, capsys):
 
 
 LINES = ["", "explain mini.toml algorithm=", "mini.toml algorithm.advantage_mode=", "abl.toml condition=", "man ",
+         "mini.toml -m hydra/sweeper=",
          "mini.toml --", "status ", "compare --metric ", "init --template ", "eval "]  # fmt: skip
 
 

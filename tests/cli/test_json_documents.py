@@ -24,6 +24,14 @@ from tests.test_replay import Run
 
 PINNED = Path(__file__).parent / "json"
 TOML = '[model]\nmodel = "builtin:tiny"\n\n[data]\nsource = "arithmetic"\n\n[training]\nmax_tokens = 8\n'
+SEARCH = """\
+extends = "mini.toml"
+[campaign]
+sweeper = "optuna"
+[campaign.space]
+"training.lr" = "interval(1e-5, 1e-3)"
+algorithm = ["grpo", "maxrl"]
+"""
 CAMPAIGN = """\
 extends = "mini.toml"
 [campaign]
@@ -83,6 +91,19 @@ def a_study(folder):
     campaign(folder / "answered", dict.fromkeys("ab", range(1, 6)), luck)
 
 
+def a_search(folder):
+    """A search with a trial that is done, one that failed and one that goes on."""
+    campaign = {
+        "sweeper": "optuna", "space": {"training.lr": "1e-5,1e-4,1e-3"}, "seeds": [1], "metric": "eval/score",
+        "sweeper_options": {"n_trials": 4, "direction": "maximize", "sampler": {"name": "tpe", "seed": 42}},
+        "max_workers": 1, "baseline": "", "max_steps": 40,
+    }  # fmt: skip
+    labels = ["t0", "t1", "t2"]
+    conditions = [{"label": label, "overrides": [], "values": {"training.lr": 1e-5}} for label in labels]
+    states = dict(zip(labels, (["done"], ["failed"], ["running"]), strict=True))
+    make_campaign(folder / "outputs/search/1", states, seeds=(1,), campaign=campaign, conditions=conditions)
+
+
 def an_adapter(folder):
     folder.mkdir()
     facts = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q_proj"]}
@@ -103,8 +124,14 @@ def a_broken_batch(folder):
 
 
 OF_A_CONFIG = {
-    "data_keys": {"config", "config.*", "sources.keys", "derived.conditions[].differs", "derived.money_at_most"},
-    "anything": {"config.*.*", "sources.keys.*.shadows[].value", "derived.conditions[].differs.*"},
+    "data_keys": {
+        *("config", "config.*", "sources.keys", "derived.conditions[].differs", "derived.money_at_most"),
+        *("campaign.space", "campaign.sweeper_options"),
+    },
+    "anything": {
+        *("config.*.*", "sources.keys.*.shadows[].value", "derived.conditions[].differs.*"),
+        *("campaign.space.*", "campaign.sweeper_options.*"),
+    },
 }  # the schema says what a config holds
 BY_CURRENCY = {"runs[].money", "campaigns[].money", "campaigns[].runs[].money"}
 EVIDENCE = {"runs[].problems[].evidence", "campaigns[].runs[].problems[].evidence"}
@@ -118,6 +145,9 @@ DOCUMENTS = {
     "explain-campaign": Document(
         arguments="explain abl.toml\nexplain abl.toml --model org/nothing campaign.seeds=[1]", **OF_A_CONFIG
     ),
+    "explain-search": Document(
+        arguments="explain search.toml\nexplain search.toml --model org/nothing training.seed=1", **OF_A_CONFIG
+    ),
     "explain-diff": Document(
         arguments="explain mini.toml --lr 1e-3 --diff abl.toml", anything={"diff[].here", "diff[].there"}
     ),
@@ -126,6 +156,12 @@ DOCUMENTS = {
         arguments="compare study\ncompare answered",
         make=a_study,
         data_keys={"conditions[].values", "secondary[].means", "secondary[].differences"},
+    ),
+    "compare-search": Document(
+        arguments="compare search",
+        make=a_search,
+        data_keys={"sampler", "trials[].values", "trials[].by_seed"},
+        anything={"sampler.*", "trials[].values.*"},
     ),
     "eval": Document(
         arguments="eval builtin:tiny mini.toml --eval-examples 4 --eval-samples 2 --devices cpu",
@@ -156,6 +192,7 @@ def folder(tmp_path, monkeypatch):
     an_adapter(tmp_path / "start")
     (tmp_path / "mini.toml").write_text(TOML)
     (tmp_path / "abl.toml").write_text(CAMPAIGN)
+    (tmp_path / "search.toml").write_text(SEARCH)
     (tmp_path / "bad.toml").write_text(f"{TOML}[trainin]\nlr = 1\n")
     return tmp_path
 

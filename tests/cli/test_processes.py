@@ -8,7 +8,7 @@ import sys
 import pytest
 
 TENSORS = ["torch", "transformers", "trl", "peft", "accelerate", "numpy"]
-HEAVY = [*TENSORS, "mlflow", "wandb", "datasets", "pandas", "matplotlib", "pyarrow"]
+HEAVY = [*TENSORS, "mlflow", "wandb", "datasets", "pandas", "matplotlib", "pyarrow", "optuna"]
 
 TOML = '[model]\nmodel = "builtin:tiny"\n\n[data]\nsource = "arithmetic"\n'
 
@@ -49,6 +49,7 @@ def folder(tmp_path):
         (["plugins", "mini.toml", "--json"], 0),
         (["explain", "mini.toml", "--all"], 0),
         (["explain", "mini.toml", "--json", "algorithm=maxrl", "--lr", "1e-5"], 0),
+        (["explain", "mini.toml", "-m", "hydra/sweeper=optuna", "training.lr=interval(1e-5,1e-3)"], 0),
         (["explain", "bad.toml"], 2),
         (["bad.toml"], 2),
         (["mini.toml", "--lr", "fast"], 2),
