@@ -9,9 +9,9 @@ from __future__ import annotations
 import glob
 from typing import TYPE_CHECKING
 
+from retrain.capabilities import MONEY
 from retrain.errors import ConfigError
 from retrain.store import RunRecord, read_metrics
-from retrain.types import MONEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -16,9 +16,10 @@ from retrain.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
 
+    from retrain.capabilities import Capabilities, Needs
     from retrain.config import Composed
     from retrain.config.schema import RunConfig
-    from retrain.types import Capabilities, HeldOut, Needs
+    from retrain.types import HeldOut
 
 T = TypeVar("T")
 

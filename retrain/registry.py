@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
     from importlib.metadata import EntryPoints
 
-    from retrain.types import Capabilities
+    from retrain.capabilities import Capabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +316,7 @@ def capabilities(name: str, *, places: Sequence[Path]) -> Capabilities:
     """
     if (known := declared("backend", name)) is not None:
         return known
-    from retrain.types import Capabilities
+    from retrain.capabilities import Capabilities
 
     found = resolve("backend", name, places=places)
     said = getattr(found, "capabilities", None)

@@ -28,8 +28,9 @@ from retrain.types import Job, RunResult, Sampling
 from retrain.watchdog import Watchdog
 
 if TYPE_CHECKING:
+    from retrain.capabilities import Capabilities, Prices
     from retrain.config.schema import RunConfig
-    from retrain.types import Backend, Capabilities, Prices
+    from retrain.types import Backend
 
 logger = logging.getLogger(__name__)
 

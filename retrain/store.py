@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from retrain import evaluations, rollouts
+from retrain.capabilities import MONEY
 from retrain.errors import ConfigError, Interrupted, RetrainError, RunError
-from retrain.types import MONEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -10,10 +10,10 @@ import pytest
 
 from retrain import parts, registry, run
 from retrain.backends.options import LOCAL
+from retrain.capabilities import PARTS, Capabilities, Prices, Usage
 from retrain.config import compose
 from retrain.errors import ConfigError
 from retrain.parts import NotMade
-from retrain.types import PARTS, Capabilities, Prices, Usage
 
 TOY = Path(__file__).parent / "campaign" / "toy_backend.py"
 TOML = '[backend]\nbackend = "toy_backend:Toy"\n{}\n[logging]\ntracking_uri = "none"\n'

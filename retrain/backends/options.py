@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from retrain.capabilities import Capabilities
 from retrain.config.keys import key
-from retrain.types import Capabilities
 
 NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "pyarrow")
 """Modules that the backend `local` imports, of the extra of that name."""

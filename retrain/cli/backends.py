@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from retrain import estimate, registry
+from retrain.capabilities import Capabilities, EngineCapabilities
 from retrain.cli import output
 from retrain.cli.flags import parse
 from retrain.cli.plugins import Plugin, built_in, installed, option_lines, places_in_config
 from retrain.cli.status_view import Style
 from retrain.config.schema import KEYS
 from retrain.errors import ConfigError
-from retrain.types import Capabilities, EngineCapabilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from retrain.capabilities import Needs
     from retrain.cli.plugin_source import Option
-    from retrain.types import Needs
 
 KINDS = ("backend", "engine")
 GREEN, RED = 32, 31

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from retrain import estimate, history
+from retrain.capabilities import Capabilities
 from retrain.cli import extras, formulas, output
 from retrain.cli.derived import bytes_text, memory_of_this_machine, money_at_most, money_text
 from retrain.cli.progress import duration
@@ -18,7 +19,6 @@ from retrain.errors import Problem
 from retrain.estimate import disk, volume
 from retrain.power import ALPHA, FEWEST_SEEDS, POWER, detectable_difference
 from retrain.shapes import measure
-from retrain.types import Capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

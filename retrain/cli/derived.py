@@ -7,20 +7,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from retrain import estimate, money, store
+from retrain.capabilities import Usage
 from retrain.cli import formulas
 from retrain.config import adapter
 from retrain.estimate import ASSUMED_PROMPT, evaluations, volume
 from retrain.shapes import ModelSize, measure
-from retrain.types import Usage
 
 if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Mapping
     from pathlib import Path
 
+    from retrain.capabilities import Capabilities
     from retrain.config.schema import RunConfig
     from retrain.estimate import Memory
-    from retrain.types import Capabilities
 
 
 @dataclass(frozen=True, kw_only=True)

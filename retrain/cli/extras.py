@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from retrain import parts, registry
 from retrain.backends.options import LOCAL
+from retrain.capabilities import Capabilities
 from retrain.errors import ConfigError, Problem
-from retrain.types import Capabilities
 
 if TYPE_CHECKING:
     from retrain.config import Composed

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from retrain.campaign.plan import Plan
     from retrain.campaign.search import Search
     from retrain.campaign.space import Dimension
-    from retrain.types import Capabilities
+    from retrain.capabilities import Capabilities
 
 
 def sentence(plan: Plan, search: Search, offered: Mapping[str, Capabilities]) -> str:

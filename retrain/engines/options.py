@@ -1,6 +1,6 @@
 """What each engine says of itself. Imports no tensor library."""
 
-from retrain.types import EngineCapabilities
+from retrain.capabilities import EngineCapabilities
 
 PYTORCH = EngineCapabilities(
     modules=("torch", "transformers", "peft", "accelerate"),

@@ -9,7 +9,8 @@ BACKEND = """
 import os, signal
 from retrain import checkpoint
 from retrain.events import StepDone
-from retrain.types import Capabilities, RunResult
+from retrain.capabilities import Capabilities
+from retrain.types import RunResult
 
 class Toy:
     capabilities = Capabilities(parts=frozenset({"data"}))

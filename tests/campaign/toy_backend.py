@@ -18,9 +18,10 @@ import time
 from dataclasses import dataclass
 
 from retrain import checkpoint
+from retrain.capabilities import MONEY, Capabilities, Prices, Usage
 from retrain.errors import RunError
 from retrain.events import CheckpointSaved, Phase, StepDone
-from retrain.types import MONEY, Capabilities, Prices, RunResult, Usage
+from retrain.types import RunResult
 
 FAULT_STEP = 3
 PROMPT, SAMPLED, TRAINED = 100.0, 1000.0, 1100.0  # tokens of a step

@@ -50,12 +50,22 @@ COMPOSE = (
 )
 
 
-FOLDERS = ("backends", "config", "engines")  # of what composing reads
+PARTS = ("__init__", "capabilities", "errors", "metrics", "registry", "signals", "types")  # what composing reads
+FOLDERS = ("backends", "config", "engines")
 
 
 @pytest.mark.parametrize("conf", ["retrain/conf", "conf"])
 def test_group_files_are_found_inside_the_package_and_one_level_up(tmp_path, conf):
-    for name in ("__init__.py", "errors.py", "metrics.py", "registry.py", "signals.py", "types.py", *FOLDERS):
+    for name in (
+        "__init__.py",
+        "capabilities.py",
+        "errors.py",
+        "metrics.py",
+        "registry.py",
+        "signals.py",
+        "types.py",
+        *FOLDERS,
+    ):
         source = PACKAGE / name
         target = tmp_path / "site" / "retrain" / name
         target.parent.mkdir(parents=True, exist_ok=True)

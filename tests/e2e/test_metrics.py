@@ -5,8 +5,8 @@ import re
 import pytest
 
 from retrain import metrics, registry
+from retrain.capabilities import MONEY
 from retrain.store import read_metrics
-from retrain.types import MONEY
 
 QUICK = ("--max-steps", "2", "--max-tokens", "8")
 
