@@ -55,6 +55,8 @@ class Signals:
     def allowed(self) -> Iterator[None]:
         """Let a request to stop interrupt the block anywhere, and at its end if code inside has caught that.
 
+        What code inside makes of it, such as a model that cannot be loaded, is no failure of the run.
+
         Raises:
             Interrupted: the run is asked to stop.
         """
@@ -62,6 +64,10 @@ class Signals:
         self._allowed += 1
         try:
             yield
+        except Exception as error:
+            if self.reason and not isinstance(error, Interrupted):
+                raise Interrupted(self.reason) from error
+            raise
         finally:
             self._allowed -= 1
         self.check()

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from retrain.errors import Interrupted
+from retrain.errors import Interrupted, RunError
 from retrain.signals import Signals
 
 
@@ -37,6 +37,19 @@ def test_it_waits_where_it_is_not_and_acts_at_the_next_place(signals):
 def test_code_that_catches_everything_does_not_hide_it(signals):
     with pytest.raises(Interrupted), signals.allowed(), contextlib.suppress(Exception):
         send()
+
+
+def test_what_code_makes_of_it_is_no_failure_of_the_run(signals):
+    def load():
+        try:
+            send()
+        except Exception as error:
+            raise RunError(f"the model cannot be loaded: {error}") from error
+
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"), signals.allowed():
+        load()
+    with pytest.raises(RunError), Signals().allowed():
+        raise RunError("its own")
 
 
 def test_a_second_sigterm_disturbs_nothing_but_a_second_ctrl_c_ends_at_once(signals):

@@ -16,7 +16,7 @@ from retrain import tracking
 from retrain.campaign import adopt, conduct, plan
 from retrain.campaign.hydra_job import ORDERS
 from retrain.campaign.launchers import supersede
-from retrain.campaign.launching import orders_of
+from retrain.campaign.launching import Rolling, orders_of
 from retrain.campaign.manifest import Manifest
 from retrain.campaign.supervisor import LOG, supervise
 from retrain.store import RunRecord, read_metrics, steps_done
@@ -96,6 +96,21 @@ def test_a_run_that_a_job_still_trains_is_waited_for_and_the_others_are_started(
     late = job(outlived, 1)
     assert late.wait(20) == 0, "a job that was still in the queue does nothing"
     assert not (outlived / "launch" / "earlier" / "1.started").exists()
+
+
+def test_a_trial_that_a_job_still_trains_is_waited_for_too(outlived):
+    running, first, manifest = job(outlived, 0), outlived / "runs" / "a_s1", Manifest.read(outlived)
+    assert until(lambda: steps_done(first) >= 1)
+    trainer = RunRecord.read(first).pid
+    launcher = Rolling(outlived, manifest, threading.Event())
+    launcher.start(orders_of(outlived, manifest, manifest.runs[:1]))
+    while launcher.is_alive():
+        launcher.wait(0.5)
+    told = [launcher.changes.get_nowait() for _ in range(launcher.changes.qsize())]
+    assert [(name, found and found.state) for name, found in told] == [("a_s1", None), ("a_s1", "done")]
+    assert running.wait(20) == 0
+    assert RunRecord.read(first).pid == trainer, "it was not started a second time"
+    assert launcher.defect is None
 
 
 def test_a_run_whose_job_dies_is_started_again(outlived, monkeypatch):

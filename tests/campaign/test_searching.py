@@ -17,6 +17,7 @@ from retrain.cli.main import main
 from retrain.errors import ConfigError, Incomplete, Interrupted
 from retrain.store import read_metrics
 from tests.campaign.processes import HERE, marked, new_mark, until
+from tests.campaign_folder import make_campaign
 
 TOML = """
 [backend]
@@ -201,6 +202,13 @@ def test_more_trials_are_added_and_another_search_is_refused(toys):
     conduct.go_on(Path("root"), nobody, plan=planned(sweeper_options={"n_trials": 4}))
     assert study()[:2] == before
     assert [state for state, _, _ in study()] == ["COMPLETE"] * 4
+
+
+def test_a_campaign_of_conditions_is_not_extended_by_a_search(toys):
+    make_campaign(Path("root"), {"a": ["done"]}, seeds=(1,), state="done")
+    with pytest.raises(ConfigError, match="are not both searches"):
+        conduct.go_on(Path("root"), nobody, plan=planned())
+    assert not Manifest.read(Path("root")).is_search
 
 
 @pytest.mark.skipif(find_spec("hydra_plugins.hydra_joblib_launcher") is None, reason="needs retrain[joblib]")
