@@ -177,7 +177,7 @@ def run(composed: Composed, *, emit: Emit = ignore, directory: Path | None = Non
             source = str(composed.path.resolve()) if composed.path else ""
             record = _record(built, name=name, started=started, source=source, tracking_uri=built.tracking_uri)
             with store.needed(directory):
-                held = _open(directory, composed, record, lock)
+                held = _open(directory, composed, record, lock, began=started)
                 store.point_latest(directory)
                 return _train(built.job, held, log, signals, resume_from=None, follow=follow)
         finally:
@@ -194,7 +194,7 @@ def resume(directory: Path, composed: Composed | None = None, *, emit: Emit = ig
         ConfigError: there is nothing to go on with: no run, one that is alive, finished, or of another config.
     """
     RunRecord.read(directory)  # or there is no run here
-    signals = Signals()
+    signals, began = Signals(), time.time()
     lock = store.RunLock.take(directory)  # before anything is read that another process may be changing
     try:
         before = RunRecord.read(directory)
@@ -231,6 +231,7 @@ def resume(directory: Path, composed: Composed | None = None, *, emit: Emit = ig
                             money_redone=before.money_redone,
                         ),
                         lock,
+                        began=began,
                     )
                     held.cut_back(step)
                     checkpoint.set_aside(directory / "checkpoints", after=step)
@@ -289,9 +290,9 @@ def _record(built: Built, **known: Any) -> RunRecord:
     )
 
 
-def _open(directory: Path, composed: Composed, record: RunRecord, lock: store.RunLock) -> RunStore:
+def _open(directory: Path, composed: Composed, record: RunRecord, lock: store.RunLock, *, began: float) -> RunStore:
     store.write_atomically(directory / "config.toml", composed.to_toml())
-    return RunStore(directory, composed.config, record, lock)
+    return RunStore(directory, composed.config, record, lock, began=began)
 
 
 def _train(

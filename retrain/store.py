@@ -295,13 +295,18 @@ class RunLock:
 class RunStore:
     """A run directory held by the process that trains in it. Threads may call it."""
 
-    def __init__(self, directory: Path, config: RunConfig, record: RunRecord, lock: RunLock) -> None:
-        """Write `run.json`; the caller holds the directory's lock, and this object gives it back at the end."""
+    def __init__(
+        self, directory: Path, config: RunConfig, record: RunRecord, lock: RunLock, *, began: float | None = None
+    ) -> None:
+        """Write `run.json`; the caller holds the directory's lock, and this object gives it back at the end.
+
+        began: when this process began to work on the run, its model's loading included; None: now
+        """
         self.dir = directory
         self.config = config
         self.record = record
         self._lock = lock
-        self._updating, self._opened = threading.Lock(), time.time()
+        self._updating, self._opened = threading.Lock(), time.time() if began is None else began
         self.update()
 
     def update(self, **changes: Any) -> None:

@@ -182,7 +182,7 @@ def load(paths: Sequence[Path], metric: str = "", *, by: Sequence[str] = (), flo
         labels = list(dict.fromkeys(run.label for run in runs))
     if len(labels) < 2:
         raise ConfigError(
-            f"there is one condition, {labels[0] if labels else 'without a run'}: nothing to compare it with",
+            f"there is one condition{f', {labels[0]}' if any(labels) else ''}: nothing to compare it with",
             "name more runs or campaigns, or what tells them apart: --by KEY",
         )
     baseline = str(declared.get("baseline") or "")
@@ -340,6 +340,8 @@ def _by_config(runs: Sequence[Run], by: Sequence[str]) -> tuple[list[Run], list[
         ConfigError: a key of `by` that no config has.
     """
     known = {key for run in runs for key in run.config}
+    if "training.seed" in by:
+        raise ConfigError("--by training.seed: seeds repeat a condition, they are none", "another key, or no --by")
     wrong = [
         unknown_name(kind="key of these configs", name=key, known=sorted(known), key="--by")
         for key in by

@@ -163,3 +163,11 @@ def test_keep_rollouts_says_which_steps_stay(tmp_path, keep, kept):
     held = opened(tmp_path / "run")
     held.config.logging.keep_rollouts = keep
     assert [step for step in (1, 2, 3, 4) if held.keeps_rollouts(step)] == kept
+
+
+def test_the_time_that_loading_took_is_time_that_was_worked(tmp_path):
+    lock = RunLock.take(tmp_path)
+    store = RunStore(tmp_path, RunConfig(), record(active_seconds=5.0), lock, began=time.time() - 60)
+    with store.writing_outcome():
+        pass
+    assert 65 <= RunRecord.read(tmp_path).active_seconds < 100

@@ -72,7 +72,8 @@ def resume(directory: Path, others: Sequence[str], *, retry_failed: bool) -> int
     if others:
         raise ConfigError(
             f"a campaign goes on with what it was started with, and takes no {others[0].partition('=')[0]}",
-            f"to change or add something: retrain CONFIG.toml … --extend {shown(directory)}",
+            f"to change or add something: retrain CONFIG.toml … --extend {shown(directory)}, and --retry-failed "
+            "where failed runs shall begin anew",
         )
     from retrain.campaign import conduct
 

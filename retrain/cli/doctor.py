@@ -130,7 +130,12 @@ def tell(event: Event) -> None:
 
 
 def shown(finding: Finding, heading: str, style: Style, out: TextIO) -> str:
-    """Print a finding, under a heading where a new family or condition begins; return the heading."""
+    """Print a finding, under a heading where a new family or condition begins; return the heading.
+
+    With --quiet, only what went wrong.
+    """
+    if output.quiet() and finding.verdict in ("ok", "skipped"):
+        return heading
     if sys.stderr.isatty():
         print(CLEAR, end="", file=sys.stderr, flush=True)
     family = finding.family + (f", condition {finding.condition}" if finding.condition else "")

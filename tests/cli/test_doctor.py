@@ -226,3 +226,13 @@ def test_only_a_terminal_gets_colours_and_not_with_no_color(monkeypatch):
     assert lines_of(WARNED, Style.of(Terminal()))[0].startswith("  \x1b[33mwarn")
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in "".join(lines_of(WARNED, Style.of(Terminal())))
+
+
+def test_quiet_shows_the_verdict_and_only_what_went_wrong(folder, capsys):
+    assert main(["doctor", "mini.toml", "--quiet"]) == 0
+    quiet = capsys.readouterr().out
+    assert main(["doctor", "mini.toml"]) == 0
+    whole = capsys.readouterr().out
+    assert "\n  ok " in whole
+    assert "\n  ok " not in quiet
+    assert quiet.splitlines()[-1] in whole
