@@ -126,7 +126,7 @@ def test_the_death_of_a_jobs_process_is_a_failed_run_that_names_the_launcher(lau
 @pytest.mark.parametrize("launcher", JOBLIB_FIRST)
 def test_stopping_interrupts_what_runs_and_starts_nothing_more(launcher, tmp_path):
     mark = new_mark()
-    orders = [order(tmp_path / "runs" / f"r{index}", mark=mark, seconds=1.0) for index in range(3)]
+    orders = [order(tmp_path / "runs" / f"r{index}", mark=mark, seconds=30.0) for index in range(3)]
     found, _ = run_all(launcher, orders, max_workers=1, stop_at=0)
     states = sorted(end.state if end else "" for end in found)
     assert states == ["", "", "interrupted"]
