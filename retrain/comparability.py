@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from retrain import seeds
+from retrain.config.schema import KEYS
 from retrain.errors import nearest
 from retrain.study import UNFINISHED, differing, measured
 
@@ -41,11 +42,20 @@ def _beyond(study: Study) -> Iterator[str]:
     groups = {key for key in study.compared if "." not in key}  # algorithm=maxrl sets whatever its file says
     if study.manifest and groups:
         return
-    firsts = [next((run for run in study.of(label) if run.config), None) for label in study.labels]
-    keys = differing(run for run in firsts if run is not None)
+    firsts = [run for label in study.labels if (run := next((one for one in study.of(label) if one.config), None))]
+    keys = [key for key in differing(firsts) if not (study.manifest and _is_idle(key, firsts))]
     beyond = [key for key in keys if not any(key == c or key.startswith(f"{c}.") for c in study.compared)]
     if beyond:
         yield f"the conditions also differ in {', '.join(beyond)}: a difference may be due to that"
+
+
+def _is_idle(key: str, runs: Sequence[Run]) -> bool:
+    """Tell whether conditions differ in what they share because some have its default, as it is of no use to them.
+
+    So `config.compose_campaign` leaves it: one value, or the default.
+    """
+    default = KEYS[key].default if key in KEYS else None
+    return len({str(value) for run in runs if (value := run.config.get(key, default)) != default}) == 1
 
 
 def _uneven(study: Study) -> Iterator[str]:

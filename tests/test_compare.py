@@ -238,6 +238,19 @@ def test_a_difference_beyond_the_compared_keys_is_warned_of(tmp_path):
     assert "also differ in training.lr" in warning
 
 
+def test_a_shared_key_that_some_conditions_have_no_use_for_is_no_difference_between_them(tmp_path):
+    root = write_campaign(tmp_path, {"a": BASE, "b": UP, "c": UP})
+    for run in (root / "runs").iterdir():
+        steps = -1 if run.name.startswith("a") else 7
+        (run / "config.toml").write_text((run / "config.toml").read_text() + f"\n[sepa]\nsteps = {steps}\n")
+    assert compare.judge(compare.load([root])).warnings == []
+    for run in (root / "runs").glob("c_*"):
+        text = (run / "config.toml").read_text().replace("steps = 7", "steps = 8")
+        (run / "config.toml").write_text(text)
+    [warning] = compare.judge(compare.load([root])).warnings
+    assert "also differ in sepa.steps" in warning
+
+
 def test_versions_and_commits_that_differ_are_warned_of(tmp_path):
     one = write_run(tmp_path / "1", 0.5, seed=1, versions={"torch": "2.1"}, git={"commit": "a" * 40, "dirty": True})
     two = write_run(tmp_path / "2", 0.5, seed=1, versions={"torch": "2.2"}, config={"training": {"lr": 3.0}})
