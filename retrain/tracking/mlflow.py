@@ -148,6 +148,7 @@ class MlflowSink(MlflowRun):
 
     def _log_dataset(self, dataset: dict[str, Any] | None, source: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         if not dataset:
             return
@@ -158,9 +159,13 @@ class MlflowSink(MlflowRun):
             source=json.dumps({"source": source}),
             profile=json.dumps({"num_rows": dataset["rows"]}),
         )
-        self.client.log_inputs(
-            self.sent.run_id, datasets=[DatasetInput(described, [InputTag("mlflow.data.context", "training")])]
-        )
+        inputs = [DatasetInput(described, [InputTag("mlflow.data.context", "training")])]
+        try:
+            self.client.log_inputs(self.sent.run_id, datasets=inputs)
+        except MlflowException as error:
+            if "UNIQUE" not in str(error).upper():
+                raise
+            self.client.log_inputs(self.sent.run_id, datasets=inputs)  # another run was the first with the same data
 
     def _log_completions(self) -> None:
         """Write the table in one go: `log_table` would append to it when this is done a second time."""

@@ -101,6 +101,21 @@ def test_the_data_set_is_named_once_however_often_the_run_is_opened(finished: Tr
     assert database.rows(query, sent.run_id) == [("arithmetic", "feedbeef", '{"num_rows": 1000}')]
 
 
+def test_another_run_may_name_the_same_data_set_in_the_same_moment(train: Train, monkeypatch: pytest.MonkeyPatch):
+    """Its row is there then, so that the same call finds it."""
+    real, raised = mlflow.MlflowClient.log_inputs, []
+
+    def beaten_once(*arguments, **named):
+        if not raised:
+            raised.append("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id")
+            raise mlflow.MlflowException(raised[0])
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_inputs", beaten_once)
+    synced(train().steps(1, 2).end())
+    assert raised
+
+
 def test_config_figures_and_adapter_are_artifacts_beside_the_store(finished: Training, database: Database):
     (run,) = database.runs(finished.dir)
     artifacts = database.artifacts(run)
